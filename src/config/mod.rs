@@ -1,0 +1,257 @@
+//! The configuration: what TOML can say ([`file`]), every problem at once ([`check`]), and the checked value that the
+//! rest of the program takes. A [`Config`] exists only if nothing was wrong with it: no step checks it again.
+//!
+//! Secrets stand in it only as references ([`SecretRef`]); they are read when the program starts, after the whole
+//! file was found good.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::domain::{Category, ClinicId, ClinicName, Patterns, SinkName};
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The Fullscript servers and this program's app there.
+    pub app: App,
+    /// Where state lives and what seals it.
+    pub state: State,
+    /// How requests go out.
+    pub http: Http,
+    /// When and what is polled.
+    pub poll: Poll,
+    /// The clinics, in the order of the file.
+    pub clinics: Vec<Clinic>,
+    /// The sinks, in the order of the file.
+    pub sinks: Vec<Sink>,
+}
+
+/// `[app]`: one Fullscript app (`fullscript-api.md` §3, §4).
+#[derive(Clone, Debug)]
+pub struct App {
+    /// The preset's name (`us`, `ca`, `us-sandbox`, `ca-sandbox`) or `custom`.
+    pub environment: String,
+    /// Base of the REST API, ending in `/api`, without a trailing slash.
+    pub api_base: Url,
+    /// The page where a user grants access.
+    pub authorize_url: Url,
+    /// The token endpoint.
+    pub token_url: Url,
+    /// The revocation endpoint.
+    pub revoke_url: Url,
+    /// The app's client id.
+    pub client_id: String,
+    /// The app's client secret.
+    pub client_secret: SecretRef,
+    /// Exactly as registered in Fullscript's dashboard.
+    pub redirect_uri: Url,
+}
+
+/// `[state]`.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The state directory: ledger and lock.
+    pub directory: PathBuf,
+    /// The 32-byte key that seals tokens and bodies at rest.
+    pub seal_key: SecretRef,
+}
+
+/// `[http]`.
+#[derive(Clone, Debug, Default)]
+pub struct Http {
+    /// The outbound proxy, for Fullscript and webhooks alike.
+    pub proxy: Option<Url>,
+    /// Whether `HTTPS_PROXY` and its kin are honoured.
+    pub proxy_from_environment: bool,
+    /// A PEM file of authorities that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// `[poll]` (`ARCHITECTURE.md`, "Polling").
+#[derive(Clone, Debug)]
+pub struct Poll {
+    /// Time between two fast sweeps of a lane.
+    pub interval: Duration,
+    /// Time between two deep sweeps (3 days) of a lane.
+    pub deep_interval: Duration,
+    /// Time between two reconciling sweeps (30 days) of a lane.
+    pub reconcile_interval: Duration,
+    /// What the first poll of a lane does with what is already there.
+    pub first_run: FirstRun,
+    /// The categories that a clinic without a list of its own is polled for.
+    pub categories: Vec<Category>,
+    /// The request budget that all clinics share.
+    pub budget: Budget,
+    /// Requests in flight at once, over all clinics.
+    pub concurrency: usize,
+}
+
+/// `[poll.budget]` (`fullscript-api.md` §5).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Budget {
+    /// Requests that Fullscript allows per window.
+    pub requests: u32,
+    /// The rolling window.
+    pub window: Duration,
+    /// Requests per window left to the rest of the integration.
+    pub reserve: u32,
+    /// The most requests per window that a backfill may take.
+    pub backfill: u32,
+}
+
+/// What the first poll of a lane does with what is already there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstRun {
+    /// It is marked as seen and not delivered.
+    Baseline,
+    /// What is younger than this is delivered, the rest is marked.
+    Since(Duration),
+}
+
+/// `[[clinics]]`.
+#[derive(Clone, Debug)]
+pub struct Clinic {
+    /// What logs, commands and sinks call it.
+    pub name: ClinicName,
+    /// The Fullscript clinic it must be, if the file says so; else the login pins it.
+    pub clinic_id: Option<ClinicId>,
+    /// What is polled for it.
+    pub categories: Vec<Category>,
+}
+
+/// `[[sinks]]`: what every sink has, and its kind.
+#[derive(Clone, Debug)]
+pub struct Sink {
+    /// The backlog belongs to this name.
+    pub name: SinkName,
+    /// Which clinics' events it gets.
+    pub clinics: ClinicSelection,
+    /// Which event types it gets.
+    pub matches: Patterns,
+    /// After so many answers of *no* a delivery is dead.
+    pub max_attempts: u32,
+    /// After so long without a yes a delivery is dead.
+    pub give_up_after: Duration,
+    /// What becomes of a delivery that may have arrived.
+    pub on_doubt: OnDoubt,
+    /// Where the events go.
+    pub kind: SinkKind,
+}
+
+/// A sink's `clinics`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClinicSelection {
+    /// `["*"]`, or nothing said while there is one clinic.
+    All,
+    /// These.
+    Named(BTreeSet<ClinicName>),
+}
+
+impl ClinicSelection {
+    /// Whether a clinic's events may go there.
+    pub fn contains(&self, clinic: &ClinicName) -> bool {
+        match self {
+            Self::All => true,
+            Self::Named(names) => names.contains(clinic),
+        }
+    }
+}
+
+/// A sink's `on_doubt` (`ARCHITECTURE.md`, "The promise").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDoubt {
+    /// Never twice: a person settles it.
+    Hold,
+    /// Never lost: it is sent again.
+    Resend,
+}
+
+/// A sink's `kind` with what only that kind has.
+#[derive(Clone, Debug)]
+pub enum SinkKind {
+    /// JSON lines on standard output.
+    Stdout,
+    /// JSON lines in a file.
+    File(FileSink),
+    /// A program per event.
+    Exec(ExecSink),
+    /// An HTTP POST per event.
+    Webhook(WebhookSink),
+}
+
+/// `kind = "file"`.
+#[derive(Clone, Debug)]
+pub struct FileSink {
+    /// Where the lines go.
+    pub path: PathBuf,
+    /// Permissions of the file, such as `0o640`.
+    pub mode: u32,
+    /// The group that owns the file, by name or number; unchanged if absent.
+    pub group: Option<String>,
+    /// Whether a finished UTC day is renamed to `<path>.<yyyy-mm-dd>`.
+    pub rotate_daily: bool,
+}
+
+/// `kind = "exec"`.
+#[derive(Clone, Debug)]
+pub struct ExecSink {
+    /// The program and its arguments; no shell.
+    pub command: Vec<String>,
+    /// How long it may run before its process group is killed.
+    pub timeout: Duration,
+    /// How many may run at once.
+    pub concurrency: usize,
+}
+
+/// `kind = "webhook"`.
+#[derive(Clone, Debug)]
+pub struct WebhookSink {
+    /// Where it is posted.
+    pub url: Url,
+    /// The shape of the body.
+    pub format: WebhookFormat,
+    /// How it is signed.
+    pub signature: WebhookSignature,
+    /// The token that the receiver must echo as `{"challenge": …}`; unchecked if absent.
+    pub challenge: Option<SecretRef>,
+    /// How long one attempt may take.
+    pub timeout: Duration,
+    /// How many may be in flight at once.
+    pub concurrency: usize,
+    /// Private networks that this receiver may live in, as CIDR blocks. Loopback needs none.
+    pub allow_nets: Vec<String>,
+    /// Whether plain http to something else than loopback was allowed aloud.
+    pub insecure_http: bool,
+}
+
+/// The shape of a webhook's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WebhookFormat {
+    /// `{"event": …}`, as Fullscript posts it (`fullscript-api.md` §6).
+    Fullscript,
+    /// This program's own shape, the same as a line of a file sink.
+    Native,
+}
+
+/// How a webhook is signed.
+#[derive(Clone, Debug)]
+pub enum WebhookSignature {
+    /// `Fullscript-Signature`, exactly the vendor's (`fullscript-api.md` §6), with this secret.
+    Fullscript(SecretRef),
+    /// Not at all.
+    None,
+}
+
+/// Where a secret is to be found. Never the secret itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretRef {
+    /// A systemd credential of this name (`$CREDENTIALS_DIRECTORY`, else the system's credential store).
+    Credential(String),
+    /// The first line of a file.
+    File(PathBuf),
+    /// An environment variable.
+    Env(String),
+}

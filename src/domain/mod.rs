@@ -1,0 +1,14 @@
+//! The nouns that every step speaks of: clinics, categories, lanes, events, deliveries. No I/O, and no import of any
+//! other module of this crate, so that a noun can be read without knowing how it is stored or moved.
+
+mod category;
+mod delivery;
+mod event;
+mod ids;
+mod pattern;
+
+pub use category::{Category, KNOWN_CATEGORIES, KnownCategory};
+pub use delivery::{DeliveryId, DeliveryState, Outcome, Parcel};
+pub use event::{EventBody, EventType, Reference};
+pub use ids::{ClinicId, ClinicName, EventId, IdError, Lane, SinkName};
+pub use pattern::{Pattern, PatternError, Patterns};

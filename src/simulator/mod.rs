@@ -1,0 +1,1 @@
+//! An imitation of the Fullscript API.

@@ -1,0 +1,76 @@
+//! Where events go: one file per kind, and the port that they share.
+//!
+//! A sink makes one attempt and says how it ended; it never retries, never sees the ledger, and never decides what
+//! an outcome means for a delivery. It is handed only what the ledger has claimed durably before.
+
+use std::future::Future;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{DeliveryId, EventId, Outcome, Parcel};
+
+/// A sink that cannot go on until a person has looked: its deliveries wait, other sinks run on. The text says what
+/// was found, what was expected, and the command that mends it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Stopped(pub String);
+
+/// What an exact sink has made durable, written into the ledger in the transaction that settles the deliveries: the
+/// point behind which it rolls forward after a crash. JSON text of the sink's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint(pub String);
+
+/// A delivery that was claimed by an owner that is gone: whether its event arrived is for the sink to find out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orphan {
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// Its event.
+    pub event: EventId,
+}
+
+/// What a sink found when it rolled forward.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resumed {
+    /// Orphans that are shown already: they are done.
+    pub adopted: Vec<DeliveryId>,
+    /// Orphans that were certainly never shown: they are due again.
+    pub absent: Vec<DeliveryId>,
+    /// Orphans of which nothing can be known: `on_doubt` decides.
+    pub doubtful: Vec<DeliveryId>,
+    /// The new checkpoint, if this sink keeps one.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// How a batch ended: one outcome per parcel, in their order.
+pub struct Delivered {
+    /// One per parcel.
+    pub outcomes: Vec<Outcome>,
+    /// The new checkpoint, if this sink keeps one.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// The port of every sink.
+pub trait Sink: Send + Sync + 'static {
+    /// How many parcels one call of [`Sink::deliver`] takes at most.
+    fn batch(&self) -> usize;
+
+    /// How many calls of [`Sink::deliver`] may run at once.
+    fn concurrency(&self) -> usize;
+
+    /// Called once, before the first [`Sink::deliver`]: settles what a crash left open.
+    fn resume(
+        &self,
+        checkpoint: Option<Checkpoint>,
+        orphans: Vec<Orphan>,
+    ) -> impl Future<Output = Result<Resumed, Stopped>> + Send;
+
+    /// One attempt for each parcel. `now` is the clock's: signatures and rotation use it. `Err` means that nothing
+    /// was shown of any parcel and the sink needs a person.
+    fn deliver(
+        &self,
+        parcels: &[Parcel],
+        now: DateTime<Utc>,
+    ) -> impl Future<Output = Result<Delivered, Stopped>> + Send;
+}

@@ -1,9 +1,12 @@
 //! Fullscript webhooks without a public endpoint, and with a memory.
 
+pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod crash;
 pub mod domain;
 pub mod http;
 pub mod simulator;
 pub mod sinks;
+pub mod store;

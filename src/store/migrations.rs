@@ -1,0 +1,40 @@
+//! The schema, version by version. A step once released is never edited: the next change is a new file.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::OpenError;
+
+const STEPS: &[&str] = &[
+    include_str!("migrations/0001_ledger.sql"),
+    include_str!("migrations/0002_grants.sql"),
+];
+
+/// Brings the database to the newest schema, each step in a transaction of its own.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let sqlite = |source| OpenError::Sqlite {
+        path: path.to_owned(),
+        source,
+    };
+    let found: u32 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(sqlite)?;
+    let known = u32::try_from(STEPS.len()).unwrap_or(u32::MAX);
+    if found > known {
+        return Err(OpenError::Newer {
+            path: path.to_owned(),
+            found,
+            known,
+        });
+    }
+    for (version, step) in (1..).zip(STEPS).skip(found as usize) {
+        let transaction = connection.transaction().map_err(sqlite)?;
+        transaction.execute_batch(step).map_err(sqlite)?;
+        transaction
+            .pragma_update(None, "user_version", version)
+            .map_err(sqlite)?;
+        transaction.commit().map_err(sqlite)?;
+    }
+    Ok(())
+}

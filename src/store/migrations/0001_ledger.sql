@@ -1,0 +1,129 @@
+-- Times are milliseconds since 1970 UTC; days are days since then.
+
+CREATE TABLE instance (
+  one        INTEGER PRIMARY KEY CHECK (one = 1),
+  app        TEXT NOT NULL,     -- API base and client id: a state directory serves one app
+  key_check  BLOB NOT NULL,     -- a sealed word: tells a wrong key before any network call
+  epoch      INTEGER NOT NULL   -- owners so far; claims carry it
+) STRICT;
+
+-- What is polled as one thing: a category of a clinic.
+CREATE TABLE lane (
+  lane          INTEGER PRIMARY KEY,
+  clinic        TEXT NOT NULL,
+  category      TEXT NOT NULL,
+  issue_from    INTEGER,                     -- during the baseline: what was created before is skipped; NULL: not begun
+  baseline_done INTEGER NOT NULL DEFAULT 0,  -- one whole 30-day listing has been admitted
+  complete_to   INTEGER,                     -- everything up to here (created_at) has been admitted
+  released      INTEGER NOT NULL DEFAULT 0,  -- events up to this number may be claimed: their sweep has ended
+  sweep         TEXT,                        -- an unfinished sweep: which,
+  sweep_newest  INTEGER,                     --   the newest created_at it saw at its start,
+  sweep_reached INTEGER,                     --   and the created_at down to which its pages are admitted
+  fast_at       INTEGER NOT NULL DEFAULT 0,  -- when each sweep is due
+  deep_at       INTEGER NOT NULL DEFAULT 0,
+  reconcile_at  INTEGER NOT NULL DEFAULT 0,
+  polled_at     INTEGER,                     -- the last sweep that reached its end
+  parked_at     INTEGER,                     -- 403: since when
+  failures      INTEGER NOT NULL DEFAULT 0,  -- in a row; sets the pace, never ends polling
+  retry_at      INTEGER,
+  trouble       TEXT,                        -- the last failure, in words
+  late          INTEGER NOT NULL DEFAULT 0,  -- events that only a later sweep found
+  UNIQUE (clinic, category)
+) STRICT;
+
+-- The memory. One row per event id, whichever clinics list it.
+CREATE TABLE event (
+  event          INTEGER PRIMARY KEY,
+  id             TEXT NOT NULL UNIQUE,
+  type           TEXT NOT NULL,
+  created_at     INTEGER NOT NULL,
+  clinic_id      TEXT,
+  lane           INTEGER NOT NULL REFERENCES lane,  -- who listed it first, and fetches it
+  admitted_at    INTEGER NOT NULL,
+  listed_day     INTEGER NOT NULL,                  -- last listed; forgotten 35 days later
+  found_by       TEXT NOT NULL,                     -- which sweep
+  skipped        TEXT,                              -- why no sink gets it; NULL: some delivery exists
+  fetch_at       INTEGER,                           -- the detail is owed, not before this time
+  fetch_failures INTEGER NOT NULL DEFAULT 0,
+  fetch_trouble  TEXT
+) STRICT;
+CREATE INDEX event_owed ON event (lane, fetch_at) WHERE fetch_at IS NOT NULL;
+CREATE INDEX event_listed ON event (listed_day);
+
+-- Further clinics that listed the same id.
+CREATE TABLE sighting (
+  event INTEGER NOT NULL REFERENCES event ON DELETE CASCADE,
+  lane  INTEGER NOT NULL REFERENCES lane,
+  PRIMARY KEY (event, lane)
+) STRICT, WITHOUT ROWID;
+
+-- The event object as the vendor sent it, sealed; kept while a delivery of it is not settled.
+CREATE TABLE body (
+  event  INTEGER PRIMARY KEY REFERENCES event ON DELETE CASCADE,
+  sealed BLOB NOT NULL
+) STRICT;
+
+-- An event that carries another clinic's id than the grant's: kept out of the memory, so that it does not occupy
+-- the id for the clinic it belongs to.
+CREATE TABLE quarantine (
+  lane       INTEGER NOT NULL REFERENCES lane,
+  id         TEXT NOT NULL,
+  type       TEXT NOT NULL,
+  clinic_id  TEXT NOT NULL,
+  seen_at    INTEGER NOT NULL,
+  PRIMARY KEY (lane, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE sink (
+  sink       INTEGER PRIMARY KEY,
+  name       TEXT NOT NULL UNIQUE,
+  checkpoint TEXT
+) STRICT;
+
+-- One event owed to one sink. issued = queued + claimed + held + dead + done + skipped, always.
+CREATE TABLE delivery (
+  delivery   INTEGER PRIMARY KEY,
+  event      INTEGER NOT NULL REFERENCES event ON DELETE CASCADE,
+  sink       INTEGER NOT NULL REFERENCES sink,
+  ordinal    INTEGER NOT NULL DEFAULT 1,   -- a person's resend is a new row
+  state      TEXT NOT NULL CHECK (state IN ('queued', 'claimed', 'held', 'dead', 'done', 'skipped')),
+  ready      INTEGER NOT NULL DEFAULT 0,   -- its body is here
+  due_at     INTEGER NOT NULL,             -- at first the event's created_at: the order of delivery
+  attempts   INTEGER NOT NULL DEFAULT 0,   -- claims so far; the newest one may settle
+  refusals   INTEGER NOT NULL DEFAULT 0,   -- answers of no: only these count towards max_attempts
+  epoch      INTEGER,                      -- who claimed it
+  issued_at  INTEGER NOT NULL,
+  settled_at INTEGER,
+  reason     TEXT,                         -- how the last attempt ended, or why it was skipped
+  UNIQUE (event, sink, ordinal)
+) STRICT;
+CREATE INDEX delivery_due ON delivery (sink, due_at, delivery) WHERE state = 'queued' AND ready = 1;
+CREATE INDEX delivery_open ON delivery (sink, state) WHERE state NOT IN ('done', 'skipped');
+
+-- Requests spent, in blocks: a restart does not forget them.
+CREATE TABLE lease (
+  lease     INTEGER PRIMARY KEY,
+  share     TEXT NOT NULL,      -- polling or backfill
+  permits   INTEGER NOT NULL,
+  closed_at INTEGER             -- when the last of it was spent; NULL: not yet, or its owner died
+) STRICT;
+
+-- A backfill that somebody asked for, and how far it is in each lane.
+CREATE TABLE job (
+  job        INTEGER PRIMARY KEY,
+  since_at   INTEGER NOT NULL,
+  until_at   INTEGER,
+  sink       TEXT,              -- NULL: every sink that wants the event
+  created_at INTEGER NOT NULL,
+  ended_at   INTEGER
+) STRICT;
+CREATE TABLE job_lane (
+  job     INTEGER NOT NULL REFERENCES job ON DELETE CASCADE,
+  lane    INTEGER NOT NULL REFERENCES lane,
+  reached INTEGER,                        -- created_at down to which its pages are admitted
+  listed  INTEGER NOT NULL DEFAULT 0,
+  issued  INTEGER NOT NULL DEFAULT 0,
+  ended_at INTEGER,
+  trouble TEXT,
+  PRIMARY KEY (job, lane)
+) STRICT, WITHOUT ROWID;

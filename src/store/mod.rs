@@ -1,0 +1,286 @@
+//! SQLite: one file in the state directory, opened, checked and written in one way only.
+//!
+//! What it guarantees: the pragmas that the promises rest on are set *and read back* (SQLite ignores a misspelt one);
+//! a caller of [`Store::write`] wakes only after its change is on disk; many small writes share one `fsync` (group
+//! commit, [`queue`]); a database of a newer version, of another app or sealed with another key is refused before
+//! anything else happens.
+//!
+//! One process owns the state directory ([`Owner`]): it alone polls, refreshes and delivers. Others read, or write
+//! single rows.
+
+mod migrations;
+mod owner;
+mod queue;
+mod seal;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+
+pub use owner::{Epoch, Owner};
+pub use queue::{Unavailable, Work};
+pub use seal::{KeyError, Opened, SealKey, Sealer, WrongKey};
+
+use queue::Queue;
+
+/// The database's name inside the state directory.
+const DATABASE: &str = "ledger.sqlite3";
+/// How long a statement waits for another process that writes a row.
+const BUSY_TIMEOUT_MS: u32 = 10_000;
+
+/// Why the state directory cannot be used. Every variant is exit code 74, except [`OpenError::Owned`] (75).
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A command that only reads found nothing to read.
+    #[error(
+        "{0} does not exist: no daemon has run with this configuration yet (start it with `fullscript-events run`)"
+    )]
+    Missing(PathBuf),
+    /// Another process has the lock.
+    #[error(
+        "another fullscript-events process owns {0}: stop it first (`systemctl stop fullscript-events`), or ask it with `fullscript-events status`"
+    )]
+    Owned(PathBuf),
+    /// Written by a later version of this program.
+    #[error(
+        "{path} has schema {found}, this program knows up to {known}: install the newer version again"
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its schema.
+        found: u32,
+        /// The newest schema known here.
+        known: u32,
+    },
+    /// The state directory belongs to another Fullscript app.
+    #[error(
+        "{path} belongs to the app `{found}`, the configuration names `{wanted}`: give every app a state directory of its own ([state] directory)"
+    )]
+    OtherApp {
+        /// The database.
+        path: PathBuf,
+        /// The app it was made for.
+        found: String,
+        /// The app of the configuration.
+        wanted: String,
+    },
+    /// The key does not open what is stored.
+    #[error(
+        "{0} is sealed with another key: configure the key it was made with ([state] seal_key)"
+    )]
+    WrongKey(PathBuf),
+    /// A pragma did not take: the promises would not hold.
+    #[error("{path}: `PRAGMA {pragma}` is `{found}`, `{wanted}` is needed")]
+    Pragma {
+        /// The database.
+        path: PathBuf,
+        /// The pragma.
+        pragma: &'static str,
+        /// What SQLite says.
+        found: String,
+        /// What was set.
+        wanted: &'static str,
+    },
+    /// The system refused: full, read-only, no permission.
+    #[error("{path} cannot be used: {source}")]
+    Io {
+        /// What was touched.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// SQLite refused: full, read-only, damaged.
+    #[error("{path} cannot be used: {source}")]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite said.
+        #[source]
+        source: rusqlite::Error,
+    },
+}
+
+/// The database, as all tasks share it: cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    writes: Queue,
+    reads: Queue,
+    sealer: Sealer,
+}
+
+impl Store {
+    /// Opens an existing database beside its owner, for reading and for single rows.
+    pub fn open_existing(directory: &Path, app: &str, key: &SealKey) -> Result<Self, OpenError> {
+        let path = directory.join(DATABASE);
+        if !path.exists() {
+            return Err(OpenError::Missing(path));
+        }
+        Self::open(&path, app, key)
+    }
+
+    /// Opens or creates the database. The caller holds the owner's lock, or has seen that it exists.
+    fn open(path: &Path, app: &str, key: &SealKey) -> Result<Self, OpenError> {
+        let sealer = Sealer::new(key);
+        let sqlite = |source| OpenError::Sqlite {
+            path: path.to_owned(),
+            source,
+        };
+        let mut writer = connect(path)?;
+        migrations::migrate(&mut writer, path)?;
+        bind(&writer, path, app, &sealer)?;
+        let reader = connect(path)?;
+        reader
+            .pragma_update(None, "query_only", true)
+            .map_err(sqlite)?;
+        let thread = |source| OpenError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        Ok(Self {
+            writes: Queue::group_commit("ledger-write", writer).map_err(thread)?,
+            reads: Queue::read_only("ledger-read", reader).map_err(thread)?,
+            sealer,
+        })
+    }
+
+    /// Runs `work` inside the next transaction and returns after that transaction is durable. An error of `work`
+    /// undoes what `work` did, and nothing else.
+    pub async fn write<T, F>(&self, work: F) -> Result<T, Unavailable>
+    where
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.writes.run(work).await
+    }
+
+    /// Runs a query against what is committed.
+    pub async fn read<T, F>(&self, work: F) -> Result<T, Unavailable>
+    where
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.reads.run(work).await
+    }
+
+    /// Seals and opens what must not lie on disk in the clear.
+    pub fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+}
+
+/// Opens a connection and makes sure of the pragmas.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this is the one place that opens the database"
+)]
+fn connect(path: &Path) -> Result<Connection, OpenError> {
+    let sqlite = |source| OpenError::Sqlite {
+        path: path.to_owned(),
+        source,
+    };
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+    .map_err(sqlite)?;
+    connection
+        .busy_timeout(std::time::Duration::from_millis(BUSY_TIMEOUT_MS.into()))
+        .map_err(sqlite)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    for (pragma, set, wanted) in [
+        ("journal_mode", "wal", "wal"),
+        // Measured: with NORMAL a power cut hands events on twice; with FULL none.
+        ("synchronous", "full", "2"),
+        ("foreign_keys", "on", "1"),
+        ("trusted_schema", "off", "0"),
+        // Bounds memory whatever the backlog: 8 MiB a connection.
+        ("cache_size", "-8192", "-8192"),
+        ("wal_autocheckpoint", "2000", "2000"),
+        ("journal_size_limit", "67108864", "67108864"),
+    ] {
+        let read = |connection: &Connection| {
+            connection.pragma_query_value(None, pragma, |row| {
+                row.get::<_, rusqlite::types::Value>(0)
+                    .map(|value| match value {
+                        rusqlite::types::Value::Text(text) => text,
+                        rusqlite::types::Value::Integer(number) => number.to_string(),
+                        other => format!("{other:?}"),
+                    })
+            })
+        };
+        if read(&connection).map_err(sqlite)? != wanted {
+            connection
+                .pragma_update_and_check(None, pragma, set, |_| Ok(()))
+                .optional()
+                .map_err(sqlite)?;
+        }
+        let found = read(&connection).map_err(sqlite)?;
+        if found != wanted {
+            return Err(OpenError::Pragma {
+                path: path.to_owned(),
+                pragma,
+                found,
+                wanted,
+            });
+        }
+    }
+    Ok(connection)
+}
+
+/// Binds the database to one app and one key at its first use, and refuses others ever after.
+fn bind(connection: &Connection, path: &Path, app: &str, sealer: &Sealer) -> Result<(), OpenError> {
+    const PLACE: &str = "instance/key_check";
+    const WORD: &[u8] = b"fullscript-events";
+    let sqlite = |source| OpenError::Sqlite {
+        path: path.to_owned(),
+        source,
+    };
+    let found: Option<(String, Vec<u8>)> = connection
+        .query_row("SELECT app, key_check FROM instance", (), |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()
+        .map_err(sqlite)?;
+    match found {
+        None => {
+            connection
+                .execute(
+                    "INSERT INTO instance (one, app, key_check, epoch) VALUES (1, ?1, ?2, 0)",
+                    (app, sealer.seal(PLACE, WORD)),
+                )
+                .map_err(sqlite)?;
+            Ok(())
+        }
+        Some((_, check)) if sealer.open(PLACE, &check).is_err() => {
+            Err(OpenError::WrongKey(path.to_owned()))
+        }
+        Some((found, _)) if found != app => Err(OpenError::OtherApp {
+            path: path.to_owned(),
+            found,
+            wanted: app.to_owned(),
+        }),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Creates the state directory, for its user alone.
+fn create_directory(directory: &Path) -> Result<(), OpenError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|source| OpenError::Io {
+            path: directory.to_owned(),
+            source,
+        })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! Ownership of a state directory: a lock that dies with its process, and an epoch that outlives it.
+//!
+//! Two daemons on one state directory would refresh the same grant twice and deliver every event twice. The lock
+//! keeps the second one out; the epoch, written into every claim, fences a first one that only seemed dead.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::{DATABASE, OpenError, SealKey, Store, create_directory};
+
+/// The name of the lock file inside the state directory.
+const LOCK: &str = "owner.lock";
+
+/// The how-manieth owner of the state directory this process is. A claim with an older epoch is stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch(pub i64);
+
+/// Proof that this process owns the state directory, as long as the value lives.
+pub struct Owner {
+    store: Store,
+    epoch: Epoch,
+    _lock: File,
+}
+
+impl Owner {
+    /// Takes the lock, opens the database (creating it if need be) and begins a new epoch.
+    pub fn take(directory: &Path, app: &str, key: &SealKey) -> Result<Self, OpenError> {
+        create_directory(directory)?;
+        let lock = lock(directory)?;
+        let path = directory.join(DATABASE);
+        // The epoch is written on a connection of its own: the queue's threads do not run yet.
+        let store = Store::open(&path, app, key)?;
+        let epoch = super::connect(&path)?
+            .query_row(
+                "UPDATE instance SET epoch = epoch + 1 RETURNING epoch",
+                (),
+                |row| row.get(0),
+            )
+            .map_err(|source| OpenError::Sqlite { path, source })?;
+        Ok(Self {
+            store,
+            epoch: Epoch(epoch),
+            _lock: lock,
+        })
+    }
+
+    /// The database.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// This owner's epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+}
+
+fn lock(directory: &Path) -> Result<File, OpenError> {
+    let path = directory.join(LOCK);
+    let io = |source| OpenError::Io {
+        path: path.clone(),
+        source,
+    };
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Owned(directory.to_owned())),
+        Err(TryLockError::Error(source)) => Err(io(source)),
+    }
+}

@@ -4,6 +4,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod format;
 pub mod http;
 pub mod simulator;
 pub mod sinks;

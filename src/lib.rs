@@ -7,6 +7,7 @@ pub mod config;
 pub mod crash;
 pub mod decide;
 pub mod domain;
+pub mod format;
 pub mod http;
 pub mod ledger;
 pub mod route;

@@ -1,3 +1,223 @@
 //! Requests to Fullscript: one authorised GET, under the budget that all clinics share.
+//!
+//! Every attempt spends one permit; a 401 is answered by one newer token and one more attempt, never by a loop; each
+//! clinic has a small number of requests in flight of its own, so that one that hangs takes nobody else's place.
+//! What went wrong is named by the reaction it asks for ([`Trouble`]).
 
 pub mod budget;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use reqwest::StatusCode;
+use secrecy::ExposeSecret;
+use tokio::sync::Semaphore;
+use url::Url;
+
+use crate::clock::SharedClock;
+use crate::config;
+use crate::domain::ClinicName;
+use crate::format::retry_after;
+use crate::http::{self, BodyError, BuildError};
+use crate::store::Unavailable;
+use crate::token::{Bearer, TokenError, Tokens};
+
+use budget::{Budget, Share};
+
+/// One whole request, answer included: a body that drips ends here too.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a request brought nothing. Named by the reaction it asks for.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Trouble {
+    /// The clinic's grant does not work: the clinic waits for its grant, others go on.
+    #[error(transparent)]
+    Grant(TokenError),
+    /// 401 with a token that has just been refreshed: a scope or the user's role is missing.
+    #[error("401 although the token is fresh: the user who granted access may have lost the right to it")]
+    Unauthorized,
+    /// 403: the scope is missing.
+    #[error("403: access is refused")]
+    Forbidden,
+    /// 404.
+    #[error("404: there is no such thing")]
+    Gone,
+    /// 429, or 503 with a `Retry-After`: come again later.
+    #[error("{status}: too many requests")]
+    Throttled {
+        /// The status.
+        status: StatusCode,
+        /// The server's wish.
+        retry_after: Option<Duration>,
+    },
+    /// No answer, or a 5xx: come again later.
+    #[error("{0}")]
+    Unavailable(String),
+    /// An answer that the contract does not allow: this lane or event waits, the words say what was found.
+    #[error("{0}")]
+    Contract(String),
+    /// The ledger cannot be used: nothing may go out.
+    #[error(transparent)]
+    Ledger(#[from] Unavailable),
+}
+
+/// A good answer.
+pub struct Reply {
+    /// The body: of a detail, health data. No `Debug`.
+    pub body: Bytes,
+    /// The server's clock (`Date`).
+    pub server_now: Option<DateTime<Utc>>,
+}
+
+/// Makes requests for every clinic.
+pub struct Api {
+    client: reqwest::Client,
+    base: Url,
+    tokens: Tokens,
+    budget: Budget,
+    clock: SharedClock,
+    in_flight: usize,
+    gates: Mutex<HashMap<ClinicName, Arc<Semaphore>>>,
+}
+
+impl Api {
+    /// `in_flight` is how many requests of one clinic may wait for an answer at once.
+    pub fn new(
+        settings: &config::Http,
+        base: Url,
+        in_flight: usize,
+        tokens: Tokens,
+        budget: Budget,
+        clock: SharedClock,
+    ) -> Result<Self, BuildError> {
+        Ok(Self {
+            client: http::builder(settings, REQUEST_TIMEOUT)?
+                .build()
+                .map_err(|error| BuildError::Client(error.without_url()))?,
+            base,
+            tokens,
+            budget,
+            clock,
+            in_flight,
+            gates: Mutex::default(),
+        })
+    }
+
+    /// The URL below the API's base with these path segments, each percent-encoded.
+    pub fn url(&self, segments: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+
+    /// One authorised GET for a clinic; the answer is at most `limit` bytes long.
+    pub async fn get(
+        &self,
+        clinic: &ClinicName,
+        url: Url,
+        share: Share,
+        limit: usize,
+    ) -> Result<Reply, Trouble> {
+        let gate = self.gate(clinic);
+        // Fails only if the gate was closed, which nobody does.
+        let _place = gate.acquire_owned().await.ok();
+        let bearer = self.tokens.bearer(clinic).await.map_err(Trouble::Grant)?;
+        match self.attempt(&bearer, url.clone(), share, limit).await {
+            Err(Trouble::Unauthorized) => {
+                let renewed = self
+                    .tokens
+                    .rejected(clinic, &bearer)
+                    .await
+                    .map_err(Trouble::Grant)?;
+                self.attempt(&renewed, url, share, limit).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn attempt(
+        &self,
+        bearer: &Bearer,
+        url: Url,
+        share: Share,
+        limit: usize,
+    ) -> Result<Reply, Trouble> {
+        self.budget.spend(share).await?;
+        let response = self
+            .client
+            .get(url)
+            .bearer_auth(bearer.secret().expose_secret())
+            .send()
+            .await
+            .map_err(|error| Trouble::Unavailable(no_answer(&error)))?;
+        let now = self.clock.now();
+        let status = response.status();
+        let retry_after = retry_after(response.headers(), now);
+        let server_now = server_now(&response);
+        tracing::debug!(
+            %status,
+            request_id = request_id(&response),
+            "Fullscript answered"
+        );
+        match status {
+            StatusCode::OK => match http::read_body(response, limit).await {
+                Ok(body) => Ok(Reply { body, server_now }),
+                Err(BodyError::TooLong(limit)) => Err(Trouble::Contract(format!(
+                    "the answer is longer than {limit} bytes"
+                ))),
+                Err(error @ BodyError::CutOff(_)) => Err(Trouble::Unavailable(error.to_string())),
+            },
+            StatusCode::UNAUTHORIZED => Err(Trouble::Unauthorized),
+            StatusCode::FORBIDDEN => Err(Trouble::Forbidden),
+            StatusCode::NOT_FOUND => Err(Trouble::Gone),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                Err(Trouble::Throttled {
+                    status,
+                    retry_after,
+                })
+            }
+            status if status.is_server_error() => {
+                Err(Trouble::Unavailable(format!("the server answered {status}")))
+            }
+            status => Err(Trouble::Contract(format!(
+                "the server answered {status}, which its contract does not know"
+            ))),
+        }
+    }
+
+    fn gate(&self, clinic: &ClinicName) -> Arc<Semaphore> {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let gate = gates
+            .entry(clinic.clone())
+            .or_insert_with(|| Arc::new(Semaphore::new(self.in_flight)));
+        Arc::clone(gate)
+    }
+}
+
+/// What happened, without the URL: ids in it are nobody's business in a log of errors.
+fn no_answer(error: &reqwest::Error) -> String {
+    if error.is_connect() {
+        "Fullscript cannot be reached (no connection)".to_owned()
+    } else if error.is_timeout() {
+        format!("no answer within {} s", REQUEST_TIMEOUT.as_secs())
+    } else {
+        "the connection broke before an answer".to_owned()
+    }
+}
+
+fn server_now(response: &reqwest::Response) -> Option<DateTime<Utc>> {
+    let date = response.headers().get(reqwest::header::DATE)?.to_str().ok()?;
+    DateTime::parse_from_rfc2822(date)
+        .ok()
+        .map(|at| at.with_timezone(&Utc))
+}
+
+/// Fullscript's support asks for it (`fullscript-api.md` §5).
+fn request_id(response: &reqwest::Response) -> Option<&str> {
+    response.headers().get("x-request-id")?.to_str().ok()
+}

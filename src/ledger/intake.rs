@@ -295,15 +295,18 @@ fn record_progress(c: &Connection, page: &Page, admitted: &Admitted) -> rusqlite
         } => {
             if let Some(progress) = progress {
                 c.prepare_cached(
-                    "UPDATE lane SET sweep = ?1, sweep_newest = ?2, sweep_reached = ?3, late = late + ?4 WHERE lane = ?5",
+                    "UPDATE lane SET sweep = ?1, sweep_newest = ?2, sweep_reached = ?3 WHERE lane = ?4",
                 )?
                 .execute((
                     sweep.as_str(),
                     ms(progress.newest),
                     ms(progress.reached),
-                    admitted.late,
                     page.lane.0,
                 ))?;
+            }
+            if admitted.late > 0 {
+                c.prepare_cached("UPDATE lane SET late = late + ?1 WHERE lane = ?2")?
+                    .execute((admitted.late, page.lane.0))?;
             }
         }
         Found::ByJob { job, reached, .. } => {

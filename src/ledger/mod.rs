@@ -30,7 +30,7 @@ pub use details::Owed;
 pub use intake::{Admitted, Found, Page, Progress};
 pub use jobs::{Job, JobLane, JobRequest, JobTotals};
 pub use lanes::{LaneState, SweepEnd};
-pub use outbox::{Claim, Settled};
+pub use outbox::{Claim, Settled, Settlement};
 pub use prune::Pruned;
 pub use query::{DeliveryRow, EventFilter, EventRow, LaneRow, Query, SinkRow};
 

@@ -3,6 +3,8 @@
 //! A [`Claim`] exists only after its row is durable, and settling consumes it. A claim of an owner that is gone, or of
 //! an attempt that is not the newest any more, changes nothing when it is settled: it is fenced.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::{Connection, OptionalExtension, Row};
 
@@ -28,6 +30,48 @@ pub struct Claim {
     pub facts: Facts,
     event: EventKey,
     epoch: Epoch,
+}
+
+/// Claims and what was decided of each: made once, by consuming the claims, and offered to the ledger until it takes
+/// it. A full disk between an effect and its record must not turn into a second effect.
+#[derive(Clone)]
+#[must_use]
+pub struct Settlement {
+    sink: SinkId,
+    decided: Arc<[(Stub, Decision)]>,
+    checkpoint: Option<Checkpoint>,
+}
+
+/// What is left of a consumed claim.
+struct Stub {
+    delivery: DeliveryId,
+    event: EventKey,
+    epoch: Epoch,
+    facts: Facts,
+}
+
+impl Settlement {
+    /// Consumes the claims.
+    pub fn new(
+        sink: SinkId,
+        decided: Vec<(Claim, Decision)>,
+        checkpoint: Option<Checkpoint>,
+    ) -> Self {
+        let decided = decided.into_iter().map(|(claim, decision)| {
+            let stub = Stub {
+                delivery: claim.parcel.delivery,
+                event: claim.event,
+                epoch: claim.epoch,
+                facts: claim.facts,
+            };
+            (stub, decision)
+        });
+        Self {
+            sink,
+            decided: decided.collect(),
+            checkpoint,
+        }
+    }
 }
 
 /// What settling changed.
@@ -116,22 +160,21 @@ impl Ledger {
     /// Settles claims by their decisions, and the sink's checkpoint with them, in one transaction.
     pub async fn settle(
         &self,
-        sink: SinkId,
-        decided: Vec<(Claim, Decision)>,
-        checkpoint: Option<Checkpoint>,
+        settlement: &Settlement,
         now: DateTime<Utc>,
     ) -> Result<Settled, Unavailable> {
+        let settlement = settlement.clone();
         self.store
             .write(move |c| {
                 let mut settled = Settled::default();
-                for (claim, decision) in decided {
-                    if settle(c, &claim, &decision, now)? {
+                for (claim, decision) in settlement.decided.iter() {
+                    if settle(c, claim, decision, now)? {
                         settled.changed += 1;
                     } else {
                         settled.fenced += 1;
                     }
                 }
-                write_checkpoint(c, sink, checkpoint.as_ref())?;
+                write_checkpoint(c, settlement.sink, settlement.checkpoint.as_ref())?;
                 Ok(settled)
             })
             .await
@@ -157,12 +200,12 @@ impl Ledger {
             .await
     }
 
-    /// What a sink's last checkpoint was, and which of its deliveries an earlier owner left claimed.
+    /// What a sink's last checkpoint was, and which of its deliveries are claimed. Asked only while no attempt of the
+    /// sink is in flight: whoever claimed them is gone, or was stopped.
     pub async fn orphans(
         &self,
         sink: SinkId,
     ) -> Result<(Option<Checkpoint>, Vec<Orphan>), Unavailable> {
-        let epoch = self.epoch;
         self.store
             .read(move |c| {
                 let checkpoint = c
@@ -171,9 +214,9 @@ impl Ledger {
                 let orphans = c
                     .prepare_cached(
                         "SELECT delivery, id FROM delivery JOIN event USING (event)
-                         WHERE sink = ?1 AND state = 'claimed' AND epoch < ?2 ORDER BY delivery",
+                         WHERE sink = ?1 AND state = 'claimed' ORDER BY delivery",
                     )?
-                    .query_map((sink.0, epoch.0), |row| {
+                    .query_map([sink.0], |row| {
                         Ok(Orphan {
                             delivery: DeliveryId(row.get(0)?),
                             event: EventId::new(row.get::<_, String>(1)?)
@@ -196,7 +239,6 @@ impl Ledger {
         now: DateTime<Utc>,
     ) -> Result<(), Unavailable> {
         const STOPPED: &str = "the daemon ended while this was being delivered";
-        let epoch = self.epoch;
         self.store
             .write(move |c| {
                 let groups = [
@@ -210,19 +252,32 @@ impl Ledger {
                             .prepare_cached(
                                 "UPDATE delivery SET state = ?1, reason = ?2,
                                    settled_at = CASE ?1 WHEN 'queued' THEN NULL ELSE ?3 END
-                                 WHERE delivery = ?4 AND state = 'claimed' AND epoch < ?5 RETURNING event",
+                                 WHERE delivery = ?4 AND state = 'claimed' RETURNING event",
                             )?
-                            .query_row(
-                                (state.as_str(), reason, ms(now), delivery.0, epoch.0),
-                                |row| row.get(0).map(EventKey),
-                            )
+                            .query_row((state.as_str(), reason, ms(now), delivery.0), |row| {
+                                row.get(0).map(EventKey)
+                            })
                             .optional()?;
                         if let Some(event) = event {
                             forget_body(c, event)?;
                         }
                     }
                 }
-                write_checkpoint(c, sink, resumed.checkpoint.as_ref())
+                write_checkpoint(c, sink, resumed.checkpoint.as_ref())?;
+                c.prepare_cached("UPDATE sink SET stopped = NULL WHERE sink = ?1")?
+                    .execute([sink.0])
+                    .map(drop)
+            })
+            .await
+    }
+
+    /// Notes why a sink needs a person; cleared when it goes on.
+    pub async fn note_stopped(&self, sink: SinkId, stopped: String) -> Result<(), Unavailable> {
+        self.store
+            .write(move |c| {
+                c.prepare_cached("UPDATE sink SET stopped = ?1 WHERE sink = ?2")?
+                    .execute((stopped, sink.0))
+                    .map(drop)
             })
             .await
     }
@@ -311,7 +366,7 @@ fn due(row: &Row<'_>) -> rusqlite::Result<Due> {
 /// Whether the claim was the newest one and the delivery is settled by it.
 fn settle(
     c: &Connection,
-    claim: &Claim,
+    claim: &Stub,
     decision: &Decision,
     now: DateTime<Utc>,
 ) -> rusqlite::Result<bool> {
@@ -352,9 +407,9 @@ fn settle(
             refusals,
             reason,
             ms(now),
-            claim.parcel.delivery.0,
+            claim.delivery.0,
             claim.epoch.0,
-            claim.parcel.attempt,
+            claim.facts.attempt,
         ))?
         == 1;
     if changed && state == DeliveryState::Done {

@@ -55,6 +55,8 @@ pub struct SinkRow {
     pub oldest: Option<DateTime<Utc>>,
     /// How the last failed attempt of a queued delivery ended.
     pub trouble: Option<String>,
+    /// Why it needs a person.
+    pub stopped: Option<String>,
 }
 
 impl SinkRow {
@@ -194,6 +196,17 @@ impl Query {
             .await
     }
 
+    /// Makes an exact sink take its file as it is now: what a person says after having looked. Gives whether there is
+    /// such a sink.
+    pub async fn accept_sink(&self, sink: String) -> Result<bool, Unavailable> {
+        self.store
+            .write(move |c| {
+                c.execute("UPDATE sink SET checkpoint = NULL WHERE name = ?1", [sink])
+                    .map(|changed| changed > 0)
+            })
+            .await
+    }
+
     /// Issues a new delivery of an event to a sink that had it: a person's resend. Gives its number, or `None` if the
     /// sink never had the event or has it still open.
     pub async fn resend(
@@ -306,7 +319,8 @@ fn sinks(c: &Connection) -> rusqlite::Result<Vec<SinkRow>> {
                (SELECT min(e.created_at) FROM delivery d JOIN event e USING (event)
                   WHERE d.sink = sink.sink AND d.state IN ('queued', 'claimed')),
                (SELECT reason FROM delivery d WHERE d.sink = sink.sink AND d.state = 'queued' AND reason IS NOT NULL
-                  ORDER BY due_at DESC LIMIT 1)
+                  ORDER BY due_at DESC LIMIT 1),
+               stopped
              FROM sink ORDER BY name",
         )?
         .query_map((), |row| {
@@ -317,6 +331,7 @@ fn sinks(c: &Connection) -> rusqlite::Result<Vec<SinkRow>> {
                     counts: [0; 6],
                     oldest: time(row, 2)?,
                     trouble: row.get(3)?,
+                    stopped: row.get(4)?,
                 },
             ))
         })?

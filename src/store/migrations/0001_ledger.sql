@@ -77,7 +77,8 @@ CREATE TABLE quarantine (
 CREATE TABLE sink (
   sink       INTEGER PRIMARY KEY,
   name       TEXT NOT NULL UNIQUE,
-  checkpoint TEXT
+  checkpoint TEXT,   -- up to where an exact sink's own file is in agreement with this ledger
+  stopped    TEXT    -- why it needs a person
 ) STRICT;
 
 -- One event owed to one sink. issued = queued + claimed + held + dead + done + skipped, always.

@@ -1,0 +1,91 @@
+//! One event's detail, byte for byte: `data` is relayed, never parsed (`fullscript-api.md` §2).
+//!
+//! Only the envelope is looked at, and only to refuse an answer that is about another event or another clinic than
+//! the one asked for.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::api::budget::Share;
+use crate::api::{Api, Trouble};
+use crate::domain::{ClinicName, EventBody, Reference};
+
+/// No event is this large; an answer that is longer is dropped.
+const LARGEST_DETAIL: usize = 8 << 20;
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    event: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    id: String,
+    clinic_id: Option<String>,
+}
+
+/// Fetches the detail of an event on behalf of a clinic.
+pub async fn detail(
+    api: &Api,
+    clinic: &ClinicName,
+    reference: &Reference,
+    share: Share,
+) -> Result<EventBody, Trouble> {
+    let url = api.url(&["events", reference.id.as_str()]);
+    let reply = api.get(clinic, url, share, LARGEST_DETAIL).await?;
+    read(&reply.body, reference).map_err(|problem| Trouble::Contract(problem.to_owned()))
+}
+
+/// Reads a detail. Errors never repeat the body: it is health data.
+fn read(body: &[u8], reference: &Reference) -> Result<EventBody, &'static str> {
+    const NO_DETAIL: &str = "the answer is not the event that the contract describes";
+    let envelope: Envelope<'_> = serde_json::from_slice(body).map_err(|_| NO_DETAIL)?;
+    let head: Head = serde_json::from_str(envelope.event.get()).map_err(|_| NO_DETAIL)?;
+    if head.id != reference.id.as_str() {
+        return Err("the answer is about another event than the one asked for");
+    }
+    let expected = reference.clinic_id.as_ref();
+    if let (Some(found), Some(expected)) = (head.clinic_id, expected)
+        && found != expected.as_str()
+    {
+        return Err("the answer is about another clinic than the one asked for");
+    }
+    Ok(EventBody::from_json(envelope.event.get()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{ClinicId, EventId, EventType};
+
+    fn asked() -> Reference {
+        Reference {
+            id: EventId::new("e1").unwrap(),
+            event_type: EventType::new("patient.created").unwrap(),
+            created_at: chrono::DateTime::UNIX_EPOCH,
+            clinic_id: Some(ClinicId::new("c1").unwrap()),
+        }
+    }
+
+    #[test]
+    fn a_detail_is_kept_byte_for_byte() {
+        let event = r#"{ "id":"e1", "data" : {"discount": 1.50, "a":"\u00e9"},"clinic_id":"c1"}"#;
+        let body = format!(r#"{{"x":1,"event":{event}}}"#);
+        assert_eq!(read(body.as_bytes(), &asked()).ok().unwrap().as_json(), event);
+    }
+
+    #[test]
+    fn an_answer_about_another_event_or_clinic_is_refused_without_repeating_it() {
+        for bad in [
+            r#"{"event":{"id":"e2","clinic_id":"c1","data":"Jane"}}"#,
+            r#"{"event":{"id":"e1","clinic_id":"c2","data":"Jane"}}"#,
+            r#"{"event":{"data":"Jane"}}"#,
+            r#"{"event":"Jane"}"#,
+            "<html>Jane",
+        ] {
+            let error = read(bad.as_bytes(), &asked()).err().unwrap();
+            assert!(!error.contains("Jane"));
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! One page of a lane's list, read with suspicion.
+//!
+//! Asks always with an explicit order, size and day window (`fullscript-api.md` §7.1). Knows nothing of what a record
+//! holds. A page that is no page is the lane's trouble ([`Trouble::Contract`]); a single malformed event on a good
+//! page is reported beside the good ones, so that it costs nobody else's event.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::Deserialize;
+
+use crate::api::budget::Share;
+use crate::api::{Api, Trouble};
+use crate::domain::{ClinicId, EventId, EventType, IdError, Lane, Reference};
+
+/// The vendor's largest page.
+const PAGE_SIZE: u32 = 100;
+/// A page of a hundred references is some 20 KiB; a hundred times that is no page.
+const LARGEST_PAGE: usize = 2 << 20;
+
+/// The days that are asked for. Wider than what is wanted: the bounds may be exclusive, and the vendor's day may be
+/// cut at another midnight (`fullscript-api.md` §8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Days {
+    /// Asks for what is after this day.
+    pub after: NaiveDate,
+    /// Asks for what is up to this day.
+    pub until: Option<NaiveDate>,
+}
+
+impl Days {
+    fn filter(self) -> String {
+        match self.until {
+            None => format!(">{}", self.after),
+            Some(until) => format!("{}..{until}", self.after),
+        }
+    }
+}
+
+/// A page of a list, newest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// The events that could be read.
+    pub references: Vec<Reference>,
+    /// What was wrong with those that could not.
+    pub malformed: Option<String>,
+    /// The next page, if there is one.
+    pub next: Option<u32>,
+    /// Whether the page really is newest first: only then may a sweep stop before the end.
+    pub descending: bool,
+    /// The server's clock.
+    pub server_now: Option<DateTime<Utc>>,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    events: Vec<Item>,
+    meta: Meta,
+}
+
+#[derive(Deserialize)]
+struct Meta {
+    next_page: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    id: String,
+    r#type: String,
+    created_at: DateTime<Utc>,
+    clinic_id: Option<String>,
+}
+
+/// Asks for page `number` of a lane.
+pub async fn page(
+    api: &Api,
+    lane: &Lane,
+    days: Days,
+    number: u32,
+    share: Share,
+) -> Result<Listing, Trouble> {
+    let mut url = api.url(&["events", lane.category.as_str()]);
+    url.query_pairs_mut()
+        .append_pair("created_at", &days.filter())
+        .append_pair("sort_by", "created_at")
+        .append_pair("order_by", "DESC")
+        .append_pair("page[number]", &number.to_string())
+        .append_pair("page[size]", &PAGE_SIZE.to_string());
+    let reply = api.get(&lane.clinic, url, share, LARGEST_PAGE).await?;
+    let mut listing = read(&reply.body, number).map_err(|problem| {
+        Trouble::Contract(format!("page {number} of {lane}: {problem}"))
+    })?;
+    listing.server_now = reply.server_now;
+    Ok(listing)
+}
+
+/// Reads a page. Errors never repeat the body: an HTML page may hold anything.
+fn read(body: &[u8], number: u32) -> Result<Listing, String> {
+    let body: Body = serde_json::from_slice(body).map_err(|error| {
+        format!(
+            "not the list that the contract describes ({:?} at line {}, column {})",
+            error.classify(),
+            error.line(),
+            error.column()
+        )
+    })?;
+    let next = body.meta.next_page;
+    if let Some(next) = next {
+        if next <= number {
+            return Err(format!("its next_page is {next}, which goes in a circle"));
+        }
+        if body.events.is_empty() {
+            return Err(format!("it is empty and yet names page {next} as the next"));
+        }
+    }
+    let descending = body
+        .events
+        .is_sorted_by(|a, b| a.created_at >= b.created_at);
+    let mut references = Vec::with_capacity(body.events.len());
+    let mut malformed = None;
+    for (place, item) in (1..).zip(body.events) {
+        match reference(item) {
+            Ok(reference) => references.push(reference),
+            Err(error) => {
+                malformed.get_or_insert_with(|| format!("event {place} of page {number}: {error}"));
+            }
+        }
+    }
+    Ok(Listing {
+        references,
+        malformed,
+        next,
+        descending,
+        server_now: None,
+    })
+}
+
+fn reference(item: Item) -> Result<Reference, IdError> {
+    Ok(Reference {
+        id: EventId::new(item.id)?,
+        event_type: EventType::new(item.r#type)?,
+        created_at: item.created_at,
+        clinic_id: item.clinic_id.map(ClinicId::new).transpose()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(events: &str, next: &str) -> String {
+        format!(r#"{{"events":[{events}],"meta":{{"next_page":{next}}},"more":1}}"#)
+    }
+
+    fn item(id: &str, second: u8) -> String {
+        format!(r#"{{"id":"{id}","type":"a.b","created_at":"2026-01-01T00:00:0{second}.000Z"}}"#)
+    }
+
+    #[test]
+    fn a_page_that_goes_in_a_circle_or_is_none_is_refused_without_repeating_it() {
+        let circle = read(body(&item("a", 1), "2").as_bytes(), 2).unwrap_err();
+        assert!(circle.contains("circle"));
+        assert!(read(body("", "7").as_bytes(), 6).unwrap_err().contains("empty"));
+        for bad in ["<html>Jane Doe</html>", r#"{"events":[]}"#, r#"{"events":[{"id":"#, ""] {
+            let error = read(bad.as_bytes(), 1).unwrap_err();
+            assert!(error.contains("contract") && !error.contains("Jane"), "{error}");
+        }
+    }
+
+    #[test]
+    fn one_malformed_event_does_not_cost_the_others() {
+        let events = [item("a", 3), item(r"b\nc", 2), item("d", 1)].join(",");
+        let listing = read(body(&events, "null").as_bytes(), 1).unwrap();
+        let ids: Vec<_> = listing.references.iter().map(|r| r.id.as_str()).collect();
+        assert_eq!(ids, ["a", "d"]);
+        assert_eq!(
+            listing.malformed.unwrap(),
+            "event 2 of page 1: an id contains a control character"
+        );
+    }
+
+    #[test]
+    fn a_page_in_another_order_is_noticed() {
+        let read = |a, b| read(body(&[item("a", a), item("b", b)].join(","), "null").as_bytes(), 1);
+        assert!(read(2, 1).unwrap().descending);
+        assert!(read(1, 1).unwrap().descending);
+        assert!(!read(1, 2).unwrap().descending);
+    }
+
+    #[test]
+    fn days_are_asked_for_as_the_contract_writes_them() {
+        let after = "2026-03-01".parse().unwrap();
+        assert_eq!(Days { after, until: None }.filter(), ">2026-03-01");
+        let until = "2026-03-04".parse().ok();
+        assert_eq!(Days { after, until }.filter(), "2026-03-01..2026-03-04");
+    }
+}

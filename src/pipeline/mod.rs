@@ -1,0 +1,183 @@
+//! The order of the steps, and nothing else.
+//!
+//! ```text
+//! intake   schedule → token → list → route → admit ─┐
+//!                                               LEDGER
+//!                                  body ← fetch ← ──┤
+//! outbox   claim → deliver → decide → settle ← ─────┘
+//! ```
+//!
+//! Two passes that meet only in the ledger: a slow receiver never stalls polling, a dead vendor never stalls
+//! retries. Fresh work and what a crash left behind run the same lines, because every pass asks the ledger what is
+//! owed, never what it has just done.
+
+mod details;
+mod drive;
+mod intake;
+mod outbox;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chrono::{DateTime, Utc};
+use tokio::sync::Notify;
+
+use crate::api::Api;
+use crate::clock::SharedClock;
+use crate::config::FirstRun;
+use crate::decide::Rules;
+use crate::domain::{ClinicName, SinkName};
+use crate::ledger::{LaneId, Ledger, SinkId};
+use crate::route::Routes;
+use crate::schedule::Pace;
+use crate::sinks::AnySink;
+use crate::store::Unavailable;
+use crate::token::Tokens;
+
+pub use drive::Summary;
+
+/// A sink that is open, with its rules and its bell.
+pub struct OpenSink {
+    /// The ledger's number of it.
+    pub id: SinkId,
+    /// Its name.
+    pub name: SinkName,
+    /// When it gives up, and what it does in doubt.
+    pub rules: Rules,
+    /// The sink.
+    pub sink: AnySink,
+    /// Rung when it has work.
+    pub wake: Notify,
+}
+
+/// Everything the passes need.
+pub struct Pipeline {
+    /// Where intake and outbox meet.
+    pub ledger: Ledger,
+    /// Requests to Fullscript.
+    pub api: Api,
+    /// The grants.
+    pub tokens: Tokens,
+    /// Which sinks want what.
+    pub routes: Routes,
+    /// The sinks of the configuration.
+    pub sinks: Vec<OpenSink>,
+    /// The lanes of the configuration; others are not polled.
+    pub lanes: HashSet<LaneId>,
+    /// The only `now`.
+    pub clock: SharedClock,
+    /// How often lanes are polled.
+    pub pace: Pace,
+    /// What the first poll of a lane does.
+    pub first_run: FirstRun,
+    /// Details of one clinic that are fetched at once.
+    pub in_flight: usize,
+    /// What goes on at the moment.
+    pub activity: Activity,
+}
+
+impl Pipeline {
+    fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    fn wake_sinks(&self) {
+        for sink in &self.sinks {
+            sink.wake.notify_one();
+        }
+    }
+
+    /// Reports that the ledger cannot be used, once until it can again. Nothing goes out meanwhile: a request needs a
+    /// permit and a delivery a claim, and both are rows.
+    fn ledger_trouble(&self, error: &Unavailable) {
+        if self.activity.enter_degraded() {
+            tracing::error!(
+                "{error}: nothing is fetched or delivered until the state directory can be written again (is the disk full or read-only? `df -h`, `mount`)"
+            );
+        }
+    }
+
+    fn ledger_works(&self) {
+        if self.activity.leave_degraded() {
+            tracing::info!("the ledger can be written again: going on");
+        }
+    }
+}
+
+/// What is being worked on, so that nothing is worked on twice at once.
+#[derive(Default)]
+pub struct Activity {
+    busy: Arc<Mutex<Busy>>,
+    /// Rung when a piece of work has ended or has brought new work.
+    changed: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Busy {
+    work: HashSet<Work>,
+    resting: std::collections::HashMap<ClinicName, DateTime<Utc>>,
+    degraded: bool,
+}
+
+/// A piece of work that is done by one task at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Work {
+    Sweep(LaneId),
+    Details(ClinicName),
+    Job(i64, LaneId),
+    KeepAlive,
+}
+
+/// Held while a piece of work is done; dropping it lets the next one begin.
+struct Working {
+    busy: Arc<Mutex<Busy>>,
+    changed: Arc<Notify>,
+    work: Work,
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        busy.work.remove(&self.work);
+        self.changed.notify_one();
+    }
+}
+
+impl Activity {
+    fn locked(&self) -> std::sync::MutexGuard<'_, Busy> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a piece of work, unless it is being done already.
+    fn begin(&self, work: Work) -> Option<Working> {
+        self.locked().work.insert(work.clone()).then(|| Working {
+            busy: Arc::clone(&self.busy),
+            changed: Arc::clone(&self.changed),
+            work,
+        })
+    }
+
+    fn is_idle(&self) -> bool {
+        self.locked().work.is_empty()
+    }
+
+    /// A clinic's details are left alone until `until`: its grant or its server does not work.
+    fn rest(&self, clinic: &ClinicName, until: DateTime<Utc>) {
+        self.locked().resting.insert(clinic.clone(), until);
+    }
+
+    fn is_resting(&self, clinic: &ClinicName, now: DateTime<Utc>) -> bool {
+        self.locked()
+            .resting
+            .get(clinic)
+            .is_some_and(|until| *until > now)
+    }
+
+    fn enter_degraded(&self) -> bool {
+        !std::mem::replace(&mut self.locked().degraded, true)
+    }
+
+    fn leave_degraded(&self) -> bool {
+        std::mem::replace(&mut self.locked().degraded, false)
+    }
+}

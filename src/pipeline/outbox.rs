@@ -1,0 +1,227 @@
+//! The outbox of one sink: claim → deliver → decide → settle.
+//!
+//! Each sink has a loop of its own: one that hangs or fails delays no other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{OpenSink, Pipeline};
+use crate::config::OnDoubt;
+use crate::decide::{Decision, decide};
+use crate::deliver;
+use crate::domain::DeliveryState;
+use crate::ledger::{Claim, Settlement};
+use crate::sinks::{Sink, Stopped};
+
+/// How often a stopped sink, or a ledger that cannot be written, is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// The longest sleep of an idle sink: covers a bell that was rung by another process.
+const LONGEST_SLEEP: Duration = Duration::from_secs(2);
+
+/// When the loop of a sink may end.
+#[derive(Clone)]
+pub(super) struct Until {
+    /// Nothing new is begun.
+    pub(super) stopped: CancellationToken,
+    /// Nothing new will come: the loop ends when nothing is due.
+    pub(super) drained: CancellationToken,
+}
+
+impl Pipeline {
+    /// Runs a sink until it is stopped, or drained.
+    pub(super) async fn run_sink(self: Arc<Self>, index: usize, until: Until) {
+        let Some(sink) = self.sinks.get(index) else {
+            return;
+        };
+        while !until.stopped.is_cancelled() {
+            if let Err(stopped) = self.resume(sink).await {
+                self.report_stopped(sink, &stopped).await;
+            } else {
+                match Arc::clone(&self).deliver_due(index, &until).await {
+                    Ok(()) => return,
+                    Err(stopped) => self.report_stopped(sink, &stopped).await,
+                }
+            }
+            if until.drained.is_cancelled() {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(TRY_AGAIN) => {}
+                () = until.stopped.cancelled() => {}
+                () = until.drained.cancelled() => {}
+            }
+        }
+    }
+
+    /// Settles what a crash, or a stop of the sink, left claimed.
+    async fn resume(&self, sink: &OpenSink) -> Result<(), Stopped> {
+        let ledger = |error: crate::store::Unavailable| Stopped(error.to_string());
+        let (checkpoint, orphans) = self.ledger.orphans(sink.id).await.map_err(ledger)?;
+        let count = orphans.len();
+        let resumed = sink.sink.resume(checkpoint, orphans).await?;
+        let doubtful = match sink.rules.on_doubt {
+            OnDoubt::Hold => DeliveryState::Held,
+            OnDoubt::Resend => DeliveryState::Queued,
+        };
+        if count > 0 {
+            tracing::warn!(
+                sink = %sink.name, in_flight = count, shown = resumed.adopted.len(),
+                not_shown = resumed.absent.len(), in_doubt = resumed.doubtful.len(),
+                "deliveries were in flight when the daemon ended; those in doubt are {doubtful}"
+            );
+        }
+        let now = self.now();
+        self.ledger
+            .settle_orphans(sink.id, resumed, doubtful, now)
+            .await
+            .map_err(ledger)
+    }
+
+    async fn report_stopped(&self, sink: &OpenSink, stopped: &Stopped) {
+        if self.activity.sink_stopped(sink.id, &stopped.0) {
+            tracing::error!(sink = %sink.name, "{stopped}; its events wait, other sinks go on");
+        }
+        if let Err(error) = self.ledger.note_stopped(sink.id, stopped.0.clone()).await {
+            self.ledger_trouble(&error);
+        }
+    }
+
+    /// Delivers what is due, for as long as the sink works.
+    async fn deliver_due(self: Arc<Self>, index: usize, until: &Until) -> Result<(), Stopped> {
+        let Some(sink) = self.sinks.get(index) else {
+            return Ok(());
+        };
+        self.activity.sink_works(sink.id);
+        let mut attempts: JoinSet<Result<(), Stopped>> = JoinSet::new();
+        let ended = loop {
+            while let Some(ended) = attempts.try_join_next() {
+                flatten(ended)?;
+            }
+            if until.stopped.is_cancelled() {
+                break Ok(());
+            }
+            let free = sink.sink.concurrency().saturating_sub(attempts.len());
+            let claims = if free == 0 {
+                Vec::new()
+            } else {
+                self.claim(sink, free * sink.sink.batch()).await
+            };
+            if claims.is_empty() {
+                if attempts.is_empty() && until.drained.is_cancelled() {
+                    break Ok(());
+                }
+                let at_once = until.drained.is_cancelled() && attempts.is_empty();
+                tokio::select! {
+                    Some(ended) = attempts.join_next() => {
+                        if let Err(stopped) = flatten(ended) {
+                            break Err(stopped);
+                        }
+                    }
+                    () = sink.wake.notified() => {}
+                    () = tokio::time::sleep(LONGEST_SLEEP) => {}
+                    () = until.stopped.cancelled() => {}
+                    () = until.drained.cancelled(), if !at_once => {
+                        // Cancelled for good: without this the loop would spin while attempts run.
+                        if let Some(ended) = attempts.join_next().await
+                            && let Err(stopped) = flatten(ended)
+                        {
+                            break Err(stopped);
+                        }
+                    }
+                }
+                continue;
+            }
+            for batch in batches(claims, sink.sink.batch()) {
+                attempts.spawn(Arc::clone(&self).attempt(index, batch));
+            }
+        };
+        // In flight is finished before the loop ends: what it did has to be settled.
+        while let Some(joined) = attempts.join_next().await {
+            flatten(joined)?;
+        }
+        ended
+    }
+
+    async fn claim(&self, sink: &OpenSink, limit: usize) -> Vec<Claim> {
+        let now = self.now();
+        let claimed = match self.ledger.next_due(sink.id).await {
+            Ok(Some(at)) if at <= now => self.ledger.claim(sink.id, limit, now).await,
+            Ok(_) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        };
+        claimed.unwrap_or_else(|error| {
+            self.ledger_trouble(&error);
+            Vec::new()
+        })
+    }
+
+    /// Attempts a batch of claims once, and settles them however often the ledger has to be asked.
+    async fn attempt(self: Arc<Self>, index: usize, claims: Vec<Claim>) -> Result<(), Stopped> {
+        let Some(sink) = self.sinks.get(index) else {
+            return Ok(());
+        };
+        crate::crash::point("deliver.after_claim");
+        let attempted = deliver::attempt(&sink.sink, claims, self.now()).await?;
+        crate::crash::point("deliver.before_settle");
+        let now = self.now();
+        let decided = attempted.outcomes.into_iter().map(|(claim, outcome)| {
+            let decision = decide(sink.rules, claim.facts, outcome, now, rand::random());
+            report(sink, &claim, &decision);
+            (claim, decision)
+        });
+        let settlement = Settlement::new(sink.id, decided.collect(), attempted.checkpoint);
+        loop {
+            match self.ledger.settle(&settlement, now).await {
+                Ok(settled) => {
+                    if settled.fenced > 0 {
+                        tracing::error!(sink = %sink.name, fenced = settled.fenced, "deliveries were settled by somebody else meanwhile");
+                    }
+                    self.ledger_works();
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.ledger_trouble(&error);
+                    tokio::time::sleep(TRY_AGAIN).await;
+                }
+            }
+        }
+    }
+}
+
+/// Splits claims into batches of at most `size`, in order.
+fn batches(claims: Vec<Claim>, size: usize) -> Vec<Vec<Claim>> {
+    let mut batches = Vec::new();
+    let mut claims = claims.into_iter().peekable();
+    while claims.peek().is_some() {
+        batches.push(claims.by_ref().take(size.max(1)).collect());
+    }
+    batches
+}
+
+/// A panicking attempt is a defect of ours: its claims stay claimed, and the sink resumes as after a crash.
+fn flatten(joined: Result<Result<(), Stopped>, tokio::task::JoinError>) -> Result<(), Stopped> {
+    joined.unwrap_or_else(|error| Err(Stopped(format!("an attempt ended unexpectedly: {error}"))))
+}
+
+/// One line per failed attempt, here where it is handled.
+fn report(sink: &OpenSink, claim: &Claim, decision: &Decision) {
+    let (sink, event) = (&sink.name, &claim.parcel.event);
+    let attempt = claim.parcel.attempt;
+    match decision {
+        Decision::Done => tracing::debug!(%sink, %event, attempt, "delivered"),
+        Decision::Again { at, reason, .. } => {
+            tracing::warn!(%sink, %event, attempt, due_at = %at.format("%FT%TZ"), "not delivered: {reason}");
+        }
+        Decision::Held { reason } => tracing::error!(
+            %sink, %event, attempt,
+            "may have been delivered: {reason}; held until a person decides (`fullscript-events events show {event}`)"
+        ),
+        Decision::Dead { reason } => tracing::error!(
+            %sink, %event, attempt,
+            "given up: {reason}; to send it again: `fullscript-events events resend {event} --sink {sink}`"
+        ),
+    }
+}

@@ -4,7 +4,10 @@
 //! an outcome means for a delivery. It is handed only what the ledger has claimed durably before.
 
 pub mod address;
+mod any;
+mod exec;
 mod file;
+mod stdout;
 mod webhook;
 
 use std::future::Future;
@@ -14,7 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{DeliveryId, EventId, Outcome, Parcel};
 
+pub use any::{AnySink, OpenError};
+pub use exec::ExecSink;
 pub use file::FileSink;
+pub use stdout::{StdoutError, StdoutSink};
 pub use webhook::{Secrets, WebhookError, WebhookSink};
 
 /// A sink that cannot go on until a person has looked: its deliveries wait, other sinks run on. The text says what

@@ -8,7 +8,7 @@ use chrono::SecondsFormat;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::domain::Parcel;
+use crate::domain::{ClinicId, Parcel};
 
 /// The stored event is not what a retrieve gives. Says nothing of its content: that is health data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +46,7 @@ pub fn body(parcel: &Parcel) -> Result<Vec<u8>, NotAnEvent> {
             .created_at
             .to_rfc3339_opts(SecondsFormat::Millis, true),
         clinic: parcel.clinic.as_str(),
-        clinic_id: parcel.clinic_id.as_ref().map(|id| id.as_str()),
+        clinic_id: parcel.clinic_id.as_ref().map(ClinicId::as_str),
         data: event.data,
     })
     .map_err(|_: serde_json::Error| NotAnEvent)
@@ -68,7 +68,7 @@ pub fn line(parcel: &Parcel) -> Result<Vec<u8>, NotAnEvent> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{ClinicId, ClinicName, DeliveryId, EventBody, EventId, EventType};
+    use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType};
 
     fn parcel(event: &str) -> Parcel {
         Parcel {
@@ -109,7 +109,8 @@ mod tests {
     fn a_pretty_printed_event_is_still_one_line_with_the_same_values() {
         let data = "{\r\n  \"note\": \"two\\nlines\"\n}";
         let line = line(&parcel(&format!("{{\"data\":{data}}}"))).unwrap();
-        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        let text = String::from_utf8(line.clone()).unwrap();
+        assert_eq!(text.matches('\n').count(), 1);
         assert!(!line.contains(&b'\r'));
         let read: serde_json::Value = serde_json::from_slice(&line).unwrap();
         assert_eq!(read["data"]["note"], "two\nlines");

@@ -3,7 +3,12 @@
 //! A sink makes one attempt and says how it ended; it never retries, never sees the ledger, and never decides what
 //! an outcome means for a delivery. It is handed only what the ledger has claimed durably before.
 
+pub mod address;
+mod any;
+mod exec;
 mod file;
+mod stdout;
+mod webhook;
 
 use std::future::Future;
 
@@ -12,7 +17,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{DeliveryId, EventId, Outcome, Parcel};
 
+pub use any::{AnySink, OpenError};
+pub use exec::ExecSink;
 pub use file::FileSink;
+pub use stdout::{StdoutError, StdoutSink};
+pub use webhook::{Secrets, WebhookError, WebhookSink};
 
 /// A sink that cannot go on until a person has looked: its deliveries wait, other sinks run on. The text says what
 /// was found, what was expected, and the command that mends it.
@@ -45,6 +54,18 @@ pub struct Resumed {
     pub doubtful: Vec<DeliveryId>,
     /// The new checkpoint, if this sink keeps one.
     pub checkpoint: Option<Checkpoint>,
+}
+
+impl Resumed {
+    /// What a sink says that cannot look: nothing can be known of any orphan.
+    fn all_doubtful(orphans: Vec<Orphan>) -> Self {
+        Self {
+            adopted: Vec::new(),
+            absent: Vec::new(),
+            doubtful: orphans.into_iter().map(|orphan| orphan.delivery).collect(),
+            checkpoint: None,
+        }
+    }
 }
 
 /// How a batch ended: one outcome per parcel, in their order.

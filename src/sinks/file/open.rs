@@ -53,8 +53,14 @@ fn first_start(place: &Place, orphans: &[Orphan], found: &mut Found) -> Result<L
         .metadata()
         .map_err(|error| place.failed("examine", &error))?;
     let mark = Mark::at_end(&metadata);
+    // Without orphans only the last byte matters: whether it ends a line.
+    let from = if orphans.is_empty() {
+        mark.length.saturating_sub(1)
+    } else {
+        0
+    };
     let whole =
-        roll_forward(&file, 0, orphans, found).map_err(|error| place.failed("read", &error))?;
+        roll_forward(&file, from, orphans, found).map_err(|error| place.failed("read", &error))?;
     if whole != mark.length {
         return Err(Stopped(format!(
             "{}: ends in the middle of a line that this program did not write; complete the line, or move the file \
@@ -139,7 +145,7 @@ fn settle(
 /// The file `<path>.<yyyy-mm-dd>` that is the one of the mark, if there is one.
 fn rotated_away(place: &Place, mark: &Mark) -> Option<PathBuf> {
     let name = place.path().file_name()?.to_str()?;
-    std::fs::read_dir(place.path().parent()?)
+    std::fs::read_dir(directory(place.path()))
         .ok()?
         .flatten()
         .find(|entry| {
@@ -226,9 +232,13 @@ fn group_id(group: &str) -> Option<u32> {
 
 /// Makes the directory's entry for `path` durable.
 pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = match path.parent() {
+    File::open(directory(path))?.sync_all()
+}
+
+/// The directory that a path's entry is in.
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    };
-    File::open(parent)?.sync_all()
+    }
 }

@@ -132,6 +132,19 @@ async fn a_crash_before_the_first_settle_is_rolled_forward_too() {
 }
 
 #[tokio::test]
+async fn orphans_without_a_checkpoint_are_looked_for_in_the_whole_file() {
+    let world = World::new();
+    fs::write(world.path(), "theirs\n".to_owned() + &line(1) + &line(2)).unwrap();
+    let resumed = world
+        .sink()
+        .resume(None, vec![orphan(1), orphan(3)])
+        .await
+        .unwrap();
+    assert_eq!(resumed.adopted, [DeliveryId(1)]);
+    assert_eq!(resumed.absent, [DeliveryId(3)]);
+}
+
+#[tokio::test]
 async fn whole_lines_are_adopted_and_only_a_torn_one_is_cut() {
     let world = World::new();
     let checkpoint = after_one(&world).await;

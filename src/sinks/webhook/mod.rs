@@ -1,0 +1,168 @@
+//! An HTTP POST per event: the same id and the same bytes on every attempt, signed as Fullscript signs its own
+//! webhooks (`fullscript-api.md` §6), so that the receiver can tell a repetition.
+//!
+//! It prevents counting a failure as delivered, and calling something *not sent* that may have arrived: only failures
+//! from before the request was written are that.
+
+mod resolve;
+mod verdict;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use http::header::CONTENT_TYPE;
+use reqwest::Client;
+use secrecy::SecretString;
+use url::Host;
+
+use self::resolve::FilteringResolver;
+use super::address::{NetError, Policy, Refused};
+use super::{Checkpoint, Delivered, Orphan, Resumed, Sink, Stopped};
+use crate::config::{self, WebhookFormat};
+use crate::domain::{Outcome, Parcel};
+use crate::format::{NotAnEvent, fullscript, native, signature};
+use crate::http as client;
+
+/// How long a connection may take to open, if the sink's time-out is not shorter.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an idle connection is used again. Short: a receiver that closes it just when it is used leaves a doubt.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// Why a webhook cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum WebhookError {
+    /// `allow_nets` is not what it should be.
+    #[error("allow_nets: {0}")]
+    AllowNets(#[source] NetError),
+    /// No client could be built.
+    #[error(transparent)]
+    Client(#[from] client::BuildError),
+    /// The TLS or resolver settings were refused.
+    #[error("the HTTP client cannot be built")]
+    Build(#[source] reqwest::Error),
+}
+
+/// The secrets of a webhook, read.
+#[derive(Default)]
+pub struct Secrets {
+    /// Signs each attempt, if it is to be signed.
+    pub signing: Option<SecretString>,
+    /// What the receiver must echo, if it must.
+    pub challenge: Option<SecretString>,
+}
+
+/// The sink of `kind = "webhook"`.
+pub struct WebhookSink {
+    settings: config::WebhookSink,
+    secrets: Secrets,
+    policy: Policy,
+    client: Client,
+}
+
+impl WebhookSink {
+    /// Builds the sink's own client. Where a proxy stands between, the proxy looks the receiver's name up, and only a
+    /// receiver that is named by its address is checked against `allow_nets`.
+    pub fn new(
+        settings: config::WebhookSink,
+        secrets: Secrets,
+        http: &config::Http,
+    ) -> Result<Self, WebhookError> {
+        let policy = Policy::new(&settings.allow_nets).map_err(WebhookError::AllowNets)?;
+        let receiver = settings.url.host_str().unwrap_or_default();
+        // Connecting ends well before the attempt does: a receiver that cannot be reached is no doubt.
+        let client = client::builder(http, settings.timeout)?
+            .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout / 2))
+            .pool_idle_timeout(IDLE)
+            .dns_resolver(Arc::new(FilteringResolver::new(receiver, policy.clone())))
+            .build()
+            .map_err(WebhookError::Build)?;
+        Ok(Self {
+            settings,
+            secrets,
+            policy,
+            client,
+        })
+    }
+
+    /// The resolver is not asked about a receiver that is named by its address.
+    fn check_literal(&self) -> Result<(), Refused> {
+        let address = match self.settings.url.host() {
+            Some(Host::Ipv4(v4)) => IpAddr::V4(v4),
+            Some(Host::Ipv6(v6)) => IpAddr::V6(v6),
+            Some(Host::Domain(_)) | None => return Ok(()),
+        };
+        self.policy.check(address)
+    }
+
+    fn body(&self, parcel: &Parcel) -> Result<Vec<u8>, NotAnEvent> {
+        match self.settings.format {
+            WebhookFormat::Fullscript => Ok(fullscript::body(&parcel.body)),
+            WebhookFormat::Native => native::body(parcel),
+        }
+    }
+
+    async fn attempt(&self, parcel: &Parcel, now: DateTime<Utc>) -> Outcome {
+        if let Err(refused) = self.check_literal() {
+            return Outcome::NotSent {
+                reason: refused.to_string(),
+            };
+        }
+        let body = match self.body(parcel) {
+            Ok(body) => body,
+            Err(refused) => {
+                return Outcome::No {
+                    reason: refused.to_string(),
+                    retry_after: None,
+                };
+            }
+        };
+        let mut request = self
+            .client
+            .post(self.settings.url.clone())
+            .header(CONTENT_TYPE, "application/json")
+            // As bytes: an id of the vendor may be more than ASCII.
+            .header("x-event-id", parcel.event.as_str().as_bytes())
+            .header("x-delivery-attempt", parcel.attempt);
+        if let Some(secret) = &self.secrets.signing {
+            request = request.header(signature::HEADER, signature::fullscript(secret, now, &body));
+        }
+        match request.body(body).send().await {
+            Ok(response) => verdict::answered(response, self.secrets.challenge.as_ref(), now).await,
+            Err(error) => verdict::unanswered(&error),
+        }
+    }
+}
+
+impl Sink for WebhookSink {
+    fn batch(&self) -> usize {
+        1
+    }
+
+    fn concurrency(&self) -> usize {
+        self.settings.concurrency
+    }
+
+    async fn resume(
+        &self,
+        _checkpoint: Option<Checkpoint>,
+        orphans: Vec<Orphan>,
+    ) -> Result<Resumed, Stopped> {
+        Ok(Resumed::all_doubtful(orphans))
+    }
+
+    async fn deliver(&self, parcels: &[Parcel], now: DateTime<Utc>) -> Result<Delivered, Stopped> {
+        let mut outcomes = Vec::with_capacity(parcels.len());
+        for parcel in parcels {
+            outcomes.push(self.attempt(parcel, now).await);
+        }
+        Ok(Delivered {
+            outcomes,
+            checkpoint: None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,71 @@
+//! Name look-up that hands a connection only addresses the sink's policy allows: what is checked is what is connected
+//! to, so a name that resolves differently a moment later gains nothing.
+
+use std::net::SocketAddr;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+use crate::sinks::address::Policy;
+
+/// Filters the receiver's addresses. Any other name is the proxy's, which the operator chose and which may well live
+/// in a private network.
+pub(super) struct FilteringResolver {
+    receiver: String,
+    policy: Policy,
+}
+
+impl FilteringResolver {
+    pub(super) fn new(receiver: &str, policy: Policy) -> Self {
+        Self {
+            receiver: receiver.to_owned(),
+            policy,
+        }
+    }
+}
+
+impl Resolve for FilteringResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let policy = name
+            .as_str()
+            .eq_ignore_ascii_case(&self.receiver)
+            .then(|| self.policy.clone());
+        Box::pin(async move {
+            let found: Vec<SocketAddr> =
+                tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let Some(policy) = policy else {
+                return Ok(Box::new(found.into_iter()) as Addrs);
+            };
+            let mut allowed: Vec<SocketAddr> = Vec::new();
+            let mut refused = None;
+            for address in found {
+                match policy.check(address.ip()) {
+                    Ok(()) => allowed.push(address),
+                    Err(reason) => refused = Some(reason),
+                }
+            }
+            match refused {
+                Some(reason) if allowed.is_empty() => Err(reason.into()),
+                _ => Ok(Box::new(allowed.into_iter()) as Addrs),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sinks::address::Refused;
+
+    #[tokio::test]
+    async fn a_receivers_loopback_is_given_and_its_forbidden_addresses_are_not() {
+        let resolver = FilteringResolver::new("localhost", Policy::default());
+        let found = resolver.resolve("LocalHost".parse().unwrap()).await;
+        assert!(found.unwrap().all(|address| address.ip().is_loopback()));
+
+        let resolver = FilteringResolver::new("10.0.0.1", Policy::default());
+        let refused = resolver.resolve("10.0.0.1".parse().unwrap()).await;
+        assert!(refused.err().unwrap().is::<Refused>());
+        let proxy = resolver.resolve("10.0.0.2".parse().unwrap()).await;
+        assert_eq!(proxy.unwrap().count(), 1);
+    }
+}

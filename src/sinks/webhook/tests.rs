@@ -1,0 +1,246 @@
+//! The webhook sink against real receivers on loopback.
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+
+use axum::Router;
+use axum::http::{HeaderMap, StatusCode};
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::config::WebhookSignature;
+use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType};
+
+const TIMEOUT: Duration = Duration::from_millis(200);
+const EVENT: &str = r#"{"id":"e-7","data":{"a":1.0}}"#;
+
+fn settings(url: &str) -> config::WebhookSink {
+    config::WebhookSink {
+        url: url.parse().unwrap(),
+        format: WebhookFormat::Fullscript,
+        signature: WebhookSignature::None,
+        challenge: None,
+        timeout: TIMEOUT,
+        concurrency: 4,
+        allow_nets: Vec::new(),
+        insecure_http: false,
+    }
+}
+
+fn parcel(attempt: u32) -> Parcel {
+    Parcel {
+        delivery: DeliveryId(7),
+        attempt,
+        event: EventId::new("e-7").unwrap(),
+        event_type: EventType::new("order.placed").unwrap(),
+        created_at: DateTime::UNIX_EPOCH,
+        clinic: ClinicName::new("oak-street").unwrap(),
+        clinic_id: None,
+        body: EventBody::from_json(EVENT),
+    }
+}
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(seconds, 0).unwrap()
+}
+
+async fn outcome(settings: config::WebhookSink, secrets: Secrets) -> Outcome {
+    let sink = WebhookSink::new(settings, secrets, &config::Http::default()).unwrap();
+    let delivered = sink.deliver(&[parcel(1)], at(0)).await.unwrap();
+    delivered.outcomes.into_iter().next().unwrap()
+}
+
+/// A receiver that reads one whole request and then does `answer` to the connection, byte for byte.
+async fn raw_receiver(answer: &'static str, tasks: &mut JoinSet<()>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tasks.spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(EVENT.as_bytes()) && !request.ends_with(b"}}}") {
+            stream.read_buf(&mut request).await.unwrap();
+        }
+        if answer == "hang" {
+            std::future::pending::<()>().await;
+        }
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    });
+    address
+}
+
+fn kind(outcome: &Outcome) -> (&'static str, Option<u64>) {
+    let seconds = |wish: &Option<Duration>| wish.map(|wish| wish.as_secs());
+    match outcome {
+        Outcome::Yes => ("yes", None),
+        Outcome::No { retry_after, .. } => ("no", seconds(retry_after)),
+        Outcome::Later { retry_after, .. } => ("later", seconds(retry_after)),
+        Outcome::NotSent { .. } => ("not sent", None),
+        Outcome::Doubt { .. } => ("doubt", None),
+    }
+}
+
+#[tokio::test]
+async fn every_answer_has_its_outcome_and_none_repeats_the_receivers_text() {
+    let secret = "Ada Example";
+    let mut tasks = JoinSet::new();
+    for (answer, expected) in [
+        ("200 OK", ("yes", None)),
+        ("201 Created", ("yes", None)),
+        ("202 Accepted", ("yes", None)),
+        ("204 No Content", ("yes", None)),
+        ("301 Moved\r\nlocation: http://127.0.0.1:1/", ("no", None)),
+        ("400 Ada Example", ("no", None)),
+        ("401 X", ("no", None)),
+        ("404 X", ("no", None)),
+        ("408 X", ("later", None)),
+        ("410 X", ("no", None)),
+        ("413 X\r\nretry-after: 5", ("no", Some(5))),
+        ("425 X", ("later", None)),
+        ("429 X\r\nretry-after: 7", ("later", Some(7))),
+        ("429 X\r\nretry-after: Ada Example", ("later", None)),
+        ("500 X", ("no", None)),
+        ("502 X", ("doubt", None)),
+        (
+            "503 X\r\nretry-after: Thu, 01 Jan 1970 00:00:09 GMT",
+            ("no", Some(9)),
+        ),
+        ("504 X", ("doubt", None)),
+        ("599 X", ("no", None)),
+    ] {
+        let head: &'static str =
+            format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").leak();
+        let address = raw_receiver(head, &mut tasks).await;
+        let outcome = outcome(settings(&format!("http://{address}/")), Secrets::default()).await;
+        assert_eq!(kind(&outcome), expected, "{answer}");
+        assert!(!format!("{outcome:?}").contains(secret), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn silence_after_the_request_is_a_doubt() {
+    let mut tasks = JoinSet::new();
+    for answer in ["hang", "", "HTTP/1.1 20", "nonsense\r\n\r\n"] {
+        let address = raw_receiver(answer, &mut tasks).await;
+        let outcome = outcome(settings(&format!("http://{address}/")), Secrets::default()).await;
+        assert_eq!(kind(&outcome), ("doubt", None), "{answer:?} {outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_fails_while_connecting_was_not_sent() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let refused = format!("http://{}/", closed.local_addr().unwrap());
+    drop(closed);
+    // Speaks no TLS, and one that never answers the handshake.
+    let mut tasks = JoinSet::new();
+    let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let not_tls = format!("https://{}/", plain.local_addr().unwrap());
+    tasks.spawn(async move {
+        let (mut stream, _) = plain.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 X\r\n\r\n").await.unwrap();
+    });
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mute_tls = format!("https://{}/", mute.local_addr().unwrap());
+    for (url, word) in [
+        (refused.as_str(), "refused"),
+        (not_tls.as_str(), ""),
+        (mute_tls.as_str(), ""),
+        ("http://receiver.invalid/", ""),
+        ("http://10.9.8.7/", "allow_nets"),
+        ("http://[fd12::1]/", "allow_nets"),
+        ("http://169.254.169.254/", "never"),
+    ] {
+        let outcome = outcome(settings(url), Secrets::default()).await;
+        assert_eq!(kind(&outcome), ("not sent", None), "{url} {outcome:?}");
+        assert!(format!("{outcome:?}").contains(word), "{outcome:?}");
+    }
+    drop(mute);
+}
+
+#[tokio::test]
+async fn with_a_challenge_only_its_echo_in_a_200_or_201_is_a_yes() {
+    let long: &'static str = " ".repeat(70_000).leak();
+    let mut tasks = JoinSet::new();
+    for (status, body, expected) in [
+        (200, r#"{"challenge":"token"}"#, "yes"),
+        (201, r#"{"challenge":"token","more":1}"#, "yes"),
+        (202, r#"{"challenge":"token"}"#, "no"),
+        (200, r#"{"challenge":"toke"}"#, "no"),
+        (200, "token", "no"),
+        (200, "", "no"),
+        (200, long, "no"),
+    ] {
+        let answer: &'static str = format!(
+            "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        )
+        .leak();
+        let address = raw_receiver(answer, &mut tasks).await;
+        let secrets = Secrets {
+            challenge: Some("token".into()),
+            ..Secrets::default()
+        };
+        let outcome = outcome(settings(&format!("http://{address}/")), secrets).await;
+        assert_eq!(kind(&outcome).0, expected, "{status} {outcome:?}");
+    }
+    let cut_off = raw_receiver("HTTP/1.1 200 X\r\ncontent-length: 99\r\n\r\n{", &mut tasks).await;
+    let secrets = Secrets {
+        challenge: Some("token".into()),
+        ..Secrets::default()
+    };
+    let outcome = outcome(settings(&format!("http://{cut_off}/")), secrets).await;
+    assert_eq!(kind(&outcome).0, "doubt");
+}
+
+#[tokio::test]
+async fn each_attempt_has_the_same_bytes_and_a_signature_of_its_own_time() {
+    let seen: Arc<Mutex<Vec<(HeaderMap, Bytes)>>> = Arc::default();
+    let kept = Arc::clone(&seen);
+    let router = Router::new().fallback(move |headers: HeaderMap, body: Bytes| async move {
+        let mut seen = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.push((headers, body));
+        StatusCode::OK
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!(
+        "http://localhost:{}/hook",
+        listener.local_addr().unwrap().port()
+    );
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
+
+    for format in [WebhookFormat::Fullscript, WebhookFormat::Native] {
+        let secrets = Secrets {
+            signing: Some("key".into()),
+            ..Secrets::default()
+        };
+        let settings = config::WebhookSink {
+            format,
+            timeout: Duration::from_secs(5),
+            ..settings(&url)
+        };
+        let sink = WebhookSink::new(settings, secrets, &config::Http::default()).unwrap();
+        for attempt in 1..=2 {
+            let delivered = sink.deliver(&[parcel(attempt)], at(attempt.into())).await;
+            assert_eq!(delivered.unwrap().outcomes, [Outcome::Yes]);
+        }
+    }
+    let seen = seen.lock().unwrap();
+    let bodies: Vec<_> = seen.iter().map(|(_, body)| body.as_ref()).collect();
+    let fullscript = format!("{{\"event\":{EVENT}}}").into_bytes();
+    let native = native::body(&parcel(1)).unwrap();
+    assert_eq!(bodies, [&fullscript, &fullscript, &native, &native]);
+    for (n, (headers, body)) in seen.iter().enumerate() {
+        let attempt = i64::try_from(n % 2 + 1).unwrap();
+        assert_eq!(headers["content-type"], "application/json");
+        assert_eq!(headers["x-event-id"], "e-7");
+        assert_eq!(headers["x-delivery-attempt"], attempt.to_string());
+        assert_eq!(
+            headers["fullscript-signature"],
+            signature::fullscript(&"key".into(), at(attempt), body)
+        );
+    }
+}

@@ -42,6 +42,25 @@ pub struct Config {
     pub sinks: Vec<Sink>,
 }
 
+impl Config {
+    /// Every secret but the seal key, with the key of the file that refers to it: what a start must be able to read
+    /// as text. The seal key is read by [`SecretRef::read_key`].
+    pub fn secrets(&self) -> Vec<(String, &SecretRef)> {
+        let mut secrets = vec![("app.client_secret".to_owned(), &self.app.client_secret)];
+        for (index, sink) in self.sinks.iter().enumerate() {
+            if let SinkKind::Webhook(webhook) = &sink.kind {
+                if let WebhookSignature::Fullscript(secret) = &webhook.signature {
+                    secrets.push((format!("sinks[{index}].secret"), secret));
+                }
+                if let Some(challenge) = &webhook.challenge {
+                    secrets.push((format!("sinks[{index}].challenge"), challenge));
+                }
+            }
+        }
+        secrets
+    }
+}
+
 /// `[app]`: one Fullscript app (`fullscript-api.md` §3, §4).
 #[derive(Clone, Debug)]
 pub struct App {
@@ -193,6 +212,18 @@ pub enum SinkKind {
     Exec(ExecSink),
     /// An HTTP POST per event.
     Webhook(WebhookSink),
+}
+
+impl SinkKind {
+    /// What the configuration calls it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::File(_) => "file",
+            Self::Exec(_) => "exec",
+            Self::Webhook(_) => "webhook",
+        }
+    }
 }
 
 /// `kind = "file"`.

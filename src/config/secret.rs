@@ -214,3 +214,6 @@ fn key(text: &str) -> Option<KeyBytes> {
     }
     Some(bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,5 @@
 //! `config check`: every problem at once, or on one screen what is polled and who gets what.
 
-use std::fmt::Write;
 use std::path::Path;
 
 use serde_json::json;
@@ -9,6 +8,7 @@ use super::{CommandResult, Exit, Failure};
 use crate::config::{
     self, ClinicSelection, Config, FirstRun, Invalid, Loaded, Problem, Sink, show_duration,
 };
+use crate::domain::{Category, ClinicName, Pattern};
 
 /// The version of what `--json` prints.
 const SCHEMA: u32 = 1;
@@ -85,14 +85,14 @@ fn summary(path: &Path, loaded: &Loaded) -> String {
     };
     let mut rows = Vec::new();
     for (index, clinic) in config.clinics.iter().enumerate() {
-        let categories: Vec<_> = clinic.categories.iter().map(|c| c.as_str()).collect();
+        let categories: Vec<_> = clinic.categories.iter().map(Category::as_str).collect();
         rows.push(vec![
             words("clinics", index),
             clinic.name.to_string(),
             categories.join(", "),
         ]);
     }
-    lines.extend(joined_columns(rows));
+    lines.extend(joined_columns(&rows));
     let sinks = config.sinks.iter().enumerate().map(|(index, sink)| {
         vec![
             words("sinks", index),
@@ -101,22 +101,22 @@ fn summary(path: &Path, loaded: &Loaded) -> String {
             receives(sink),
         ]
     });
-    lines.extend(joined_columns(sinks.collect()));
+    lines.extend(joined_columns(&sinks.collect::<Vec<_>>()));
     let mut text = format!("{}: good\n\n", path.display());
     for line in lines {
         let title = line.first().map_or("", String::as_str);
         let rest = line.get(1).map_or("", String::as_str);
-        // Writing to a string cannot fail.
-        let _: Result<(), _> = writeln!(text, "{}", format!("{title:<9}{rest}").trim_end());
+        text += format!("{title:<9}{rest}").trim_end();
+        text.push('\n');
     }
     for warning in &loaded.warnings {
-        let _: Result<(), _> = writeln!(text, "\nwarning: {warning}");
+        text.extend(["\nwarning: ", &warning.to_string(), "\n"]);
     }
     text
 }
 
 /// Aligns every column but the first, and joins them to one.
-fn joined_columns(rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
+fn joined_columns(rows: &[Vec<String>]) -> Vec<Vec<String>> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(move |row| row.get(column));
@@ -148,11 +148,11 @@ fn polling(config: &Config) -> String {
 }
 
 fn receives(sink: &Sink) -> String {
-    let patterns: Vec<_> = sink.matches.iter().map(|p| p.as_str()).collect();
+    let patterns: Vec<_> = sink.matches.iter().map(Pattern::as_str).collect();
     let clinics = match &sink.clinics {
         ClinicSelection::All => "all clinics".to_owned(),
         ClinicSelection::Named(names) => {
-            let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
+            let names: Vec<_> = names.iter().map(ClinicName::as_str).collect();
             names.join(", ")
         }
     };
@@ -162,15 +162,15 @@ fn receives(sink: &Sink) -> String {
 fn good_json(path: &Path, loaded: &Loaded) -> serde_json::Value {
     let config = &loaded.config;
     let clinics = config.clinics.iter().map(|clinic| {
-        let categories: Vec<_> = clinic.categories.iter().map(|c| c.as_str()).collect();
+        let categories: Vec<_> = clinic.categories.iter().map(Category::as_str).collect();
         json!({ "name": clinic.name.as_str(), "categories": categories })
     });
     let sinks = config.sinks.iter().map(|sink| {
         let clinics: Vec<_> = match &sink.clinics {
             ClinicSelection::All => vec!["*"],
-            ClinicSelection::Named(names) => names.iter().map(|name| name.as_str()).collect(),
+            ClinicSelection::Named(names) => names.iter().map(ClinicName::as_str).collect(),
         };
-        let patterns: Vec<_> = sink.matches.iter().map(|p| p.as_str()).collect();
+        let patterns: Vec<_> = sink.matches.iter().map(Pattern::as_str).collect();
         json!({
             "name": sink.name.as_str(),
             "kind": sink.kind.name(),
@@ -180,11 +180,11 @@ fn good_json(path: &Path, loaded: &Loaded) -> serde_json::Value {
     });
     json!({
         "schema": SCHEMA,
-        "file": path,
+        "file": path.display().to_string(),
         "good": true,
         "environment": config.app.environment,
         "api_base": config.app.api_base.as_str(),
-        "state_directory": config.state.directory,
+        "state_directory": config.state.directory.display().to_string(),
         "clinics": clinics.collect::<Vec<_>>(),
         "sinks": sinks.collect::<Vec<_>>(),
         "warnings": loaded.warnings,
@@ -194,7 +194,7 @@ fn good_json(path: &Path, loaded: &Loaded) -> serde_json::Value {
 fn invalid_json(invalid: &Invalid) -> serde_json::Value {
     json!({
         "schema": SCHEMA,
-        "file": invalid.file,
+        "file": invalid.file.display().to_string(),
         "good": false,
         "problems": invalid.problems,
     })

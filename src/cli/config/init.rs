@@ -52,7 +52,7 @@ struct Written {
 }
 
 /// Runs `config init`.
-pub(super) fn run(config: &Path, args: Args) -> CommandResult {
+pub(super) fn run(config: &Path, args: &Args) -> CommandResult {
     let path = args.path.as_deref().unwrap_or(config);
     let written = write(path, &args.directory, &args.environment)
         .map_err(|error| Failure::new(reaction(&error), error))?;

@@ -26,6 +26,6 @@ enum Command {
 pub(super) fn run(config: &Path, args: Args) -> CommandResult {
     match args.command {
         Command::Check(args) => check::run(config, &args),
-        Command::Init(args) => init::run(config, args),
+        Command::Init(args) => init::run(config, &args),
     }
 }

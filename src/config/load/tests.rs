@@ -258,6 +258,24 @@ fn a_text_that_is_no_toml_is_told_by_line_and_column_without_the_line() {
 }
 
 #[test]
+fn no_mistake_of_syntax_shows_a_secret() {
+    for text in [
+        "client_secret = s3cr3t",
+        "client_secret = \"a\\s3cr3t\"",
+        "client_secret = \"s3cr3t\" s3cr3t",
+        "client_secret = { s3cr3t }",
+        "client_secret = 1s3cr3t",
+        "client_secret: s3cr3t",
+        "s3cr3t",
+        "[app]\nclient_secret = 's3cr3t'\nclient_secret = 's3cr3t'",
+    ] {
+        let invalid = parse(text, Path::new("config.toml")).unwrap_err();
+        assert_eq!(invalid.problems.len(), 1, "{invalid}");
+        assert!(!invalid.to_string().contains("s3cr3t"), "{invalid}");
+    }
+}
+
+#[test]
 fn a_file_that_is_not_there_is_a_problem_with_a_way_out() {
     let invalid = load(Path::new("/nowhere/config.toml")).unwrap_err();
     insta::assert_snapshot!(invalid, @r#"
@@ -387,4 +405,33 @@ kind = "stdout"
     .sinks;
     let doubts: Vec<_> = sinks.iter().map(|sink| sink.on_doubt).collect();
     assert_eq!(doubts, [OnDoubt::Resend, OnDoubt::Hold, OnDoubt::Resend]);
+}
+
+#[test]
+fn what_would_go_nowhere_is_a_warning() {
+    let loaded = with(
+        r#"
+[[clinics]]
+name = "harbour"
+[[sinks]]
+name = "chart"
+kind = "stdout"
+clinics = ["harbour"]
+match = ["order.plased", "fhir.*"]
+"#,
+    )
+    .unwrap();
+    let warnings: Vec<_> = loaded.warnings.iter().map(Problem::to_string).collect();
+    insta::assert_snapshot!(warnings.join("\n"), @r#"
+    the file
+      found:  no sink that gets the events of oak-street
+      wanted: the clinic in the `clinics` of a sink: without, its events are remembered and go nowhere
+    sinks[0].match[0] (line 19)
+      found:  "order.plased"
+      wanted: a pattern that fits an event type that this program knows; it is used all the same
+      did you mean "order.placed"?
+    sinks[0].match[1] (line 19)
+      found:  "fhir.*"
+      wanted: a pattern that fits an event type that this program knows; it is used all the same
+    "#);
 }

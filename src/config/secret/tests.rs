@@ -39,8 +39,8 @@ fn what_holds_no_secret_is_refused() {
         let (_place, secret) = file(text, 0o600);
         assert!(matches!(secret.read(), Err(Unreadable::Empty(_))));
     }
-    for text in [&b"\xff\xfe"[..], &[b'x'; 70_000]] {
-        let (_place, secret) = file(text, 0o600);
+    for text in [b"\xff\xfe".to_vec(), vec![b'x'; 70_000]] {
+        let (_place, secret) = file(&text, 0o600);
         assert!(matches!(secret.read(), Err(Unreadable::NotText(_))));
     }
 }

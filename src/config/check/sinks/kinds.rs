@@ -132,7 +132,7 @@ fn command_line(field: &Field<'_>) -> Option<Vec<String>> {
         program
             .refuse::<()>("the absolute path of a program: there is no shell and no search path")?;
     }
-    let words: Option<Vec<_>> = members.iter().map(|member| member.text()).collect();
+    let words: Option<Vec<_>> = members.iter().map(Field::text).collect();
     Some(words?.into_iter().map(str::to_owned).collect())
 }
 

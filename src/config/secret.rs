@@ -188,7 +188,7 @@ impl SecretRef {
 /// written by root would lock the service out.
 fn as_unit(name: &str, arguments: impl Iterator<Item = String>) -> String {
     let mut command = format!(
-        "sudo systemd-run --pipe --wait --collect --property=User=fullscript-events \
+        "sudo systemd-run --pipe --wait --collect --same-dir --property=User=fullscript-events \
          --property=LoadCredentialEncrypted={name} fullscript-events"
     );
     for argument in arguments {

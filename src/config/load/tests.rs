@@ -52,7 +52,7 @@ name = "hilltop"
 name = "chart"
 kind = "webhook"
 clinics = ["harbor"]
-url = "http://10.0.0.7/hook"
+url = "http://10.0.0.7/hook?token=s3cr3t"
 allow_nets = ["10.0.0.7"]
 on_doubt = "retry"
 
@@ -153,7 +153,7 @@ fn every_problem_is_told_at_once_and_no_secret_is_shown() {
       wanted: a reference, since secrets never stand in this file: { credential = "NAME" } (systemd), { file = "/PATH" } or { env = "VARIABLE" }
 
     app.redirect_uri (line 6)
-      found:  "http://ehr.example/callback"
+      found:  a URL at http://ehr.example
       wanted: https; plain http is for loopback (127.0.0.1, [::1], localhost) only
 
     state.directory (line 9)
@@ -198,7 +198,7 @@ fn every_problem_is_told_at_once_and_no_secret_is_shown() {
       did you mean "harbour"?
 
     sinks[0].url (line 36)
-      found:  "http://10.0.0.7/hook"
+      found:  a URL at http://10.0.0.7
       wanted: https; or http to this machine; or, aloud, insecure_http = true
 
     sinks[0].allow_nets[0] (line 37)
@@ -434,4 +434,28 @@ match = ["order.plased", "fhir.*"]
       found:  "fhir.*"
       wanted: a pattern that fits an event type that this program knows; it is used all the same
     "#);
+}
+
+#[test]
+fn plain_http_leaves_this_machine_only_when_said_aloud() {
+    let sink = |more: &str| {
+        format!("[[sinks]]\nname = \"a\"\nkind = \"webhook\"\nsignature = \"none\"\n{more}\n")
+    };
+    let keys = |more: &str| -> Vec<String> {
+        let problems = with(&sink(more)).unwrap_err().problems;
+        problems.into_iter().map(|p| p.key).collect()
+    };
+    assert_eq!(keys("url = \"http://10.0.0.7/\""), ["sinks[0].url"]);
+    for more in [
+        "url = \"http://10.0.0.7/\"\ninsecure_http = true",
+        "url = \"http://127.0.0.1:9000/\"",
+        "url = \"http://[::1]:9000/\"",
+        "url = \"https://ehr.example/\"",
+    ] {
+        good(&sink(more));
+    }
+    // Fullscript's own servers have no such switch.
+    let text = SMALLEST.replace("environment = \"us\"", "api_base = \"http://10.0.0.7/api\"");
+    let invalid = parse(&text, Path::new("config.toml")).unwrap_err();
+    assert_eq!(invalid.problems[0].key, "app.api_base");
 }

@@ -67,7 +67,7 @@ fn in_a_unit_only_its_own_credentials_count() {
 fn outside_a_unit_the_error_is_the_command_that_works() {
     let arguments = ["-c", "/etc/my config.toml", "auth", "login"];
     let command = as_unit("seal_key", arguments.into_iter().map(str::to_owned));
-    insta::assert_snapshot!(command, @r#"sudo systemd-run --pipe --wait --collect --property=User=fullscript-events --property=LoadCredentialEncrypted=seal_key fullscript-events -c '/etc/my config.toml' auth login"#);
+    insta::assert_snapshot!(command, @r#"sudo systemd-run --pipe --wait --collect --same-dir --property=User=fullscript-events --property=LoadCredentialEncrypted=seal_key fullscript-events -c '/etc/my config.toml' auth login"#);
     let missing = SecretRef::Credential("fullscript-events-never-stored".to_owned());
     assert!(matches!(
         missing.read_in(None),

@@ -22,7 +22,7 @@ pub use self::duration::{parse_duration, show_duration};
 pub use self::load::{Loaded, load, parse};
 pub use self::presets::environments;
 pub use self::problem::{Invalid, Problem};
-pub use self::secret::{KeyBytes, Unreadable};
+pub use self::secret::{KeyBytes, Unreadable, shell_word};
 use crate::domain::{Category, ClinicId, ClinicName, Patterns, SinkName};
 
 /// A checked configuration.

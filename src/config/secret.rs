@@ -193,13 +193,13 @@ fn as_unit(name: &str, arguments: impl Iterator<Item = String>) -> String {
     );
     for argument in arguments {
         command.push(' ');
-        command.push_str(&word(&argument));
+        command.push_str(&shell_word(&argument));
     }
     command
 }
 
-/// One word of a shell command.
-fn word(text: &str) -> Cow<'_, str> {
+/// A text as one word of a shell command, for the commands that messages print.
+pub fn shell_word(text: &str) -> Cow<'_, str> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@+".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         Cow::Borrowed(text)

@@ -11,7 +11,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use secrecy::zeroize::Zeroizing;
 
 use super::{CommandResult, Exit, Failure};
-use crate::config::environments;
+use crate::config::{environments, shell_word};
 
 /// Arguments of `config init`.
 #[derive(Debug, clap::Args)]
@@ -165,7 +165,10 @@ path = {events}
 }
 
 fn next_steps(written: &Written) -> String {
-    let config = written.config.display();
+    let word = |path: &Path| shell_word(&path.to_string_lossy()).into_owned();
+    let config = word(&written.config);
+    let seal_key = word(&written.seal_key);
+    let client_secret = word(&written.client_secret);
     format!(
         "wrote {config}\n\
          wrote {seal_key}: keep a copy elsewhere, without it the state is lost\n\
@@ -174,9 +177,7 @@ fn next_steps(written: &Written) -> String {
          \x20 put app.client_id into {config}\n\
          \x20 install -m 600 /dev/stdin {client_secret}    (paste the client secret, then Ctrl-D)\n\
          \x20 fullscript-events -c {config} config check\n\
-         \x20 fullscript-events -c {config} auth login my-clinic\n",
-        seal_key = written.seal_key.display(),
-        client_secret = written.client_secret.display(),
+         \x20 fullscript-events -c {config} auth login my-clinic\n"
     )
 }
 

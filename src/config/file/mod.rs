@@ -82,17 +82,17 @@ impl<'a> Report<'a> {
 pub(super) struct Place<'a> {
     report: &'a Report<'a>,
     key: String,
-    line: Option<usize>,
+    /// In bytes from the start of the file.
+    offset: Option<usize>,
 }
 
-impl<'a> Place<'a> {
+impl Place<'_> {
     /// The place of another key, at a byte offset.
     fn at(&self, key: String, offset: usize) -> Self {
-        let report: &'a Report<'a> = self.report;
         Self {
-            report,
+            report: self.report,
             key,
-            line: Some(report.line(offset)),
+            offset: Some(offset),
         }
     }
 
@@ -128,7 +128,7 @@ impl<'a> Place<'a> {
     ) -> Problem {
         Problem {
             key: self.key.clone(),
-            line: self.line,
+            line: self.offset.map(|offset| self.report.line(offset)),
             found: found.to_string(),
             wanted: wanted.to_string(),
             suggestion,

@@ -33,7 +33,7 @@ impl<'a> Section<'a> {
         let place = Place {
             report,
             key: String::new(),
-            line: None,
+            offset: None,
         };
         Self::new(place, String::new(), Some(table))
     }
@@ -94,7 +94,7 @@ impl<'a> Section<'a> {
             let place = Place {
                 report: self.place.report,
                 key: joined(&self.place.key, key),
-                line: None,
+                offset: None,
             };
             Self::new(place, joined(&self.schema, key), None)
         })

@@ -459,3 +459,30 @@ fn plain_http_leaves_this_machine_only_when_said_aloud() {
     let invalid = parse(&text, Path::new("config.toml")).unwrap_err();
     assert_eq!(invalid.problems[0].key, "app.api_base");
 }
+
+#[test]
+fn whatever_value_is_wrong_there_is_a_problem_that_says_so() {
+    let example = example_saying(&["# ", "#e.g. "]);
+    let lines: Vec<&str> = example.lines().collect();
+    let mut refused = 0;
+    for (at, line) in lines.iter().enumerate() {
+        let Some((key, _)) = line.split_once(" = ") else {
+            continue;
+        };
+        for value in [
+            "", "7", "-1", "\"\"", "\"?\"", "[]", "[7]", "[\"\"]", "{}", "true",
+        ] {
+            let wrong = match value {
+                "" => String::new(),
+                _ => format!("{key} = {value}"),
+            };
+            let mut text = lines.clone();
+            text[at] = &wrong;
+            if let Err(invalid) = parse(&text.join("\n"), Path::new("config.toml")) {
+                assert_ne!(invalid.problems, [], "{wrong}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 300, "{refused}");
+}

@@ -57,6 +57,6 @@ mod tests {
         ] {
             assert_eq!(parse_duration(text), None, "{text}");
         }
-        assert_eq!(show_duration(Duration::from_secs(300)), "5m");
+        assert_eq!(show_duration(Duration::from_mins(5)), "5m");
     }
 }

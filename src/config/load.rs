@@ -79,3 +79,6 @@ fn syntax(text: &str, error: &toml::de::Error) -> Problem {
         suggestion: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ pub use self::duration::{parse_duration, show_duration};
 pub use self::load::{Loaded, load, parse};
 pub use self::presets::environments;
 pub use self::problem::{Invalid, Problem};
-pub use self::secret::{KeyBytes, Unreadable};
+pub use self::secret::{KeyBytes, Unreadable, shell_word};
 use crate::domain::{Category, ClinicId, ClinicName, Patterns, SinkName};
 
 /// A checked configuration.
@@ -40,6 +40,25 @@ pub struct Config {
     pub clinics: Vec<Clinic>,
     /// The sinks, in the order of the file.
     pub sinks: Vec<Sink>,
+}
+
+impl Config {
+    /// Every secret but the seal key, with the key of the file that refers to it: what a start must be able to read
+    /// as text. The seal key is read by [`SecretRef::read_key`].
+    pub fn secrets(&self) -> Vec<(String, &SecretRef)> {
+        let mut secrets = vec![("app.client_secret".to_owned(), &self.app.client_secret)];
+        for (index, sink) in self.sinks.iter().enumerate() {
+            if let SinkKind::Webhook(webhook) = &sink.kind {
+                if let WebhookSignature::Fullscript(secret) = &webhook.signature {
+                    secrets.push((format!("sinks[{index}].secret"), secret));
+                }
+                if let Some(challenge) = &webhook.challenge {
+                    secrets.push((format!("sinks[{index}].challenge"), challenge));
+                }
+            }
+        }
+        secrets
+    }
 }
 
 /// `[app]`: one Fullscript app (`fullscript-api.md` §3, §4).
@@ -193,6 +212,18 @@ pub enum SinkKind {
     Exec(ExecSink),
     /// An HTTP POST per event.
     Webhook(WebhookSink),
+}
+
+impl SinkKind {
+    /// What the configuration calls it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::File(_) => "file",
+            Self::Exec(_) => "exec",
+            Self::Webhook(_) => "webhook",
+        }
+    }
 }
 
 /// `kind = "file"`.

@@ -35,7 +35,7 @@ pub(super) const PRESETS: [Preset; 4] = [
     },
 ];
 
-/// The names of [`PRESETS`], for messages and the command line.
+/// The names of the environments, for messages and the command line.
 pub fn environments() -> impl Iterator<Item = &'static str> {
     PRESETS.iter().map(|preset| preset.name)
 }

@@ -1,6 +1,7 @@
 //! Reads what a [`SecretRef`] refers to. The value goes into `secrecy`'s types at once and never into a message; the
 //! messages name the reference and the command that mends it.
 
+use std::borrow::Cow;
 use std::env;
 use std::fmt;
 use std::fs::File;
@@ -187,19 +188,24 @@ impl SecretRef {
 /// written by root would lock the service out.
 fn as_unit(name: &str, arguments: impl Iterator<Item = String>) -> String {
     let mut command = format!(
-        "sudo systemd-run --pipe --wait --collect --property=User=fullscript-events \
+        "sudo systemd-run --pipe --wait --collect --same-dir --property=User=fullscript-events \
          --property=LoadCredentialEncrypted={name} fullscript-events"
     );
     for argument in arguments {
         command.push(' ');
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@+".contains(c);
-        if !argument.is_empty() && argument.chars().all(plain) {
-            command.push_str(&argument);
-        } else {
-            command.push_str(&format!("'{}'", argument.replace('\'', r"'\''")));
-        }
+        command.push_str(&shell_word(&argument));
     }
     command
+}
+
+/// A text as one word of a shell command, for the commands that messages print.
+pub fn shell_word(text: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        Cow::Borrowed(text)
+    } else {
+        Cow::Owned(format!("'{}'", text.replace('\'', r"'\''")))
+    }
 }
 
 fn key(text: &str) -> Option<KeyBytes> {
@@ -214,3 +220,6 @@ fn key(text: &str) -> Option<KeyBytes> {
     }
     Some(bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ mod values;
 
 use toml::de::DeTable;
 
-use super::file::{Report, Section};
+use super::file::{Field, Report, Section};
 use super::{Config, Http, State};
 
 /// Reads the whole document. `None`, or a report with problems, is an unusable configuration.
@@ -56,7 +56,7 @@ fn http(section: &Section<'_>) -> Http {
     let from_environment = section.field("proxy_from_environment");
     let proxy_from_environment = from_environment
         .as_ref()
-        .and_then(|f| f.boolean())
+        .and_then(Field::boolean)
         .unwrap_or(false);
     if let (Some(field), true) = (&from_environment, proxy.is_some() && proxy_from_environment) {
         field.place.problem(

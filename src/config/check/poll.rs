@@ -113,6 +113,7 @@ fn budget(section: &Section<'_>, servers: Servers) -> Budget {
         }
         Some(window)
     });
+    // The defaults shrink with a small budget, so that lowering `requests` alone stays good.
     let share = |key, default: u32| {
         section.or(key, default.min(requests / 2), |field: &Field<'_>| {
             field.number(0..requests)

@@ -81,11 +81,8 @@ pub(super) fn url(field: &Field<'_>) -> Option<Url> {
     let text = field.text()?;
     let wanted = "a URL such as https://example.org/path";
     let Ok(url) = Url::parse(text) else {
-        if text.contains('@') {
-            field.place.problem("a text that is no URL", wanted);
-            return None;
-        }
-        return field.refuse(wanted);
+        field.place.problem("a text that is no URL", wanted);
+        return None;
     };
     if !url.username().is_empty() || url.password().is_some() {
         field.place.problem(
@@ -95,7 +92,9 @@ pub(super) fn url(field: &Field<'_>) -> Option<Url> {
         return None;
     }
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return field.refuse(wanted);
+        let found = format!("a URL that begins with {}:", url.scheme());
+        field.place.problem(found, wanted);
+        return None;
     }
     Some(url)
 }
@@ -104,10 +103,22 @@ pub(super) fn url(field: &Field<'_>) -> Option<Url> {
 pub(super) fn private_url(field: &Field<'_>) -> Option<Url> {
     let url = url(field)?;
     if url.scheme() == "http" && !is_loopback(&url) {
-        return field
-            .refuse("https; plain http is for loopback (127.0.0.1, [::1], localhost) only");
+        return refuse_host(
+            field,
+            &url,
+            "https; plain http is for loopback (127.0.0.1, [::1], localhost) only",
+        );
     }
     Some(url)
+}
+
+/// Notes that a URL is not what is wanted, and shows no more than its host: a path or a query may hold a token.
+pub(super) fn refuse_host<T>(field: &Field<'_>, url: &Url, wanted: &str) -> Option<T> {
+    field.place.problem(
+        format_args!("a URL at {}", url.origin().ascii_serialization()),
+        wanted,
+    );
+    None
 }
 
 /// Whether a URL names this machine.

@@ -132,7 +132,7 @@ fn command_line(field: &Field<'_>) -> Option<Vec<String>> {
         program
             .refuse::<()>("the absolute path of a program: there is no shell and no search path")?;
     }
-    let words: Option<Vec<_>> = members.iter().map(|member| member.text()).collect();
+    let words: Option<Vec<_>> = members.iter().map(Field::text).collect();
     Some(words?.into_iter().map(str::to_owned).collect())
 }
 
@@ -145,7 +145,11 @@ fn webhook(section: &Section<'_>) -> Option<WebhookSink> {
     let url = url.as_ref().and_then(|field| {
         let url = values::url(field)?;
         if url.scheme() == "http" && !insecure_http && !values::is_loopback(&url) {
-            return field.refuse("https; or http to this machine; or, aloud, insecure_http = true");
+            return values::refuse_host(
+                field,
+                &url,
+                "https; or http to this machine; or, aloud, insecure_http = true",
+            );
         }
         Some(url)
     });
@@ -238,7 +242,40 @@ fn is_cidr(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use toml::de::DeTable;
+
     use super::*;
+    use crate::config::check;
+    use crate::config::file::Report;
+
+    /// What every sink has, whatever its kind.
+    const COMMON: [&str; 6] = [
+        "name",
+        "kind",
+        "clinics",
+        "match",
+        "max_attempts",
+        "give_up_after",
+    ];
+
+    #[test]
+    fn the_table_of_keys_says_what_each_kind_reads() {
+        for (kind, keys) in KEYS {
+            let text = format!("[[sinks]]\nkind = \"{kind}\"\n");
+            let document = DeTable::parse(&text).unwrap();
+            let report = Report::new(&text);
+            check::config(&report, document.get_ref());
+            let asked = report.collected().asked;
+            let read: BTreeSet<_> = asked
+                .iter()
+                .filter_map(|key| key.strip_prefix("sinks[]."))
+                .filter(|key| !COMMON.contains(key))
+                .collect();
+            assert_eq!(read, keys.iter().copied().collect(), "{kind}");
+        }
+    }
 
     #[test]
     fn a_network_is_an_address_and_a_prefix_that_fits_it() {

@@ -11,7 +11,7 @@ use crate::config::duration::DAY;
 use crate::config::file::{Field, Section};
 use crate::config::problem::resembling;
 use crate::config::{ClinicSelection, OnDoubt, Sink};
-use crate::domain::{Pattern, Patterns, SinkName};
+use crate::domain::{KNOWN_CATEGORIES, Pattern, Patterns, SinkName};
 
 pub(super) fn read(root: &Section<'_>, clinics: &clinics::Read) -> Vec<Sink> {
     let sections = root.sections("sinks");
@@ -28,6 +28,17 @@ pub(super) fn read(root: &Section<'_>, clinics: &clinics::Read) -> Vec<Sink> {
         sinks.extend(one(section, clinics));
         section.finish_with(|key| kinds::explained(section, key));
         taken.take(section);
+    }
+    if sinks.len() == sections.len() && !sinks.is_empty() {
+        for clinic in &clinics.clinics {
+            if !sinks.iter().any(|sink| sink.clinics.contains(&clinic.name)) {
+                root.place.warning(
+                    format_args!("no sink that gets the events of {}", clinic.name),
+                    "the clinic in the `clinics` of a sink: without, its events are remembered and go nowhere",
+                    None,
+                );
+            }
+        }
     }
     sinks
 }
@@ -67,13 +78,29 @@ fn patterns(field: &Field<'_>) -> Option<Patterns> {
     let mut patterns = Vec::new();
     for member in field.list()? {
         match Pattern::new(member.text()?) {
-            Ok(pattern) => patterns.push(pattern),
+            Ok(pattern) => {
+                fits_something(&member, &pattern);
+                patterns.push(pattern);
+            }
             Err(error) => member.refuse::<()>(format_args!(
                 "a pattern such as \"order.*\" or \"!product.*\": {error}"
             ))?,
         }
     }
     Some(Patterns::new(patterns))
+}
+
+/// A pattern that fits nothing known is most likely mistyped; but Fullscript adds event types, so it is no problem.
+fn fits_something(field: &Field<'_>, pattern: &Pattern) {
+    let known = || KNOWN_CATEGORIES.iter().flat_map(|row| row.event_types);
+    if !known().any(|name| pattern.fits(name)) {
+        let text = pattern.as_str().trim_start_matches('!');
+        field.place.warning(
+            field.shown(),
+            "a pattern that fits an event type that this program knows; it is used all the same",
+            resembling(text, known().copied()),
+        );
+    }
 }
 
 /// With one clinic, nothing said means that one. With several, a sink that gets everything must say so aloud.

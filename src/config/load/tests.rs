@@ -1,0 +1,488 @@
+use std::time::Duration;
+
+use super::*;
+use crate::config::{Budget, FirstRun, OnDoubt};
+
+const EXAMPLE: &str = include_str!("../../../config.example.toml");
+
+const SMALLEST: &str = r#"
+[app]
+environment = "us"
+client_id = "id"
+client_secret = { env = "CLIENT_SECRET" }
+redirect_uri = "http://127.0.0.1:8765/callback"
+[state]
+seal_key = { file = "/etc/seal.key" }
+[[clinics]]
+name = "oak-street"
+"#;
+
+const BROKEN: &str = r#"[app]
+enviroment = "us"
+environment = "us-sandboxx"
+client_id = 7
+client_secret = "s3cr3t-in-the-wrong-place"
+redirect_uri = "http://ehr.example/callback"
+
+[state]
+directory = "state"
+seal_key = { credential = "not a name: s3cr3t" }
+
+[http]
+proxy = "http://user:s3cr3t@proxy.example:3128"
+
+[poll]
+interval = "0s"
+first_run = "90d"
+categories = ["patients", "orderz", "patients"]
+
+[poll.budget]
+requests = 9000
+
+[[clinics]]
+name = "Oak Street"
+
+[[clinics]]
+name = "harbour"
+
+[[clinics]]
+name = "hilltop"
+
+[[sinks]]
+name = "chart"
+kind = "webhook"
+clinics = ["harbor"]
+url = "http://10.0.0.7/hook?token=s3cr3t"
+allow_nets = ["10.0.0.7"]
+on_doubt = "retry"
+
+[[sinks]]
+name = "archive"
+kind = "file"
+path = "/srv/events.jsonl"
+on_doubt = "hold"
+mode = "9"
+
+[[sinks]]
+name = "archive"
+kind = "exec"
+clinics = ["*"]
+command = ["import.sh"]
+url = "https://ehr.example"
+
+[[sinks]]
+name = "queue"
+kind = "kafka"
+clinics = ["*"]
+
+[polling]
+"#;
+
+fn with(more: &str) -> Result<Loaded, Invalid> {
+    parse(&format!("{SMALLEST}\n{more}"), Path::new("config.toml"))
+}
+
+fn good(more: &str) -> Config {
+    with(more).unwrap().config
+}
+
+/// The example with the lines of these marks said aloud.
+fn example_saying(marks: &[&str]) -> String {
+    let is_key = |line: &&str| {
+        line.split_once(" = ")
+            .is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+    };
+    let lines = EXAMPLE.lines().map(|line| {
+        let said = marks.iter().find_map(|mark| line.strip_prefix(mark));
+        said.filter(is_key).unwrap_or(line)
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_example_names_every_key_that_the_checker_knows() {
+    let (config, collected) = read(&example_saying(&["# ", "#e.g. "]));
+    assert_eq!(collected.problems, []);
+    assert!(config.is_some());
+    // How a secret is referred to is shown in the head of the example, once for all.
+    let named = |key: &&String| {
+        let way = key.rsplit('.').next().unwrap_or_default();
+        !["credential", "file", "env"].contains(&way)
+    };
+    let asked: Vec<_> = collected.asked.iter().filter(named).collect();
+    let present: Vec<_> = collected.present.iter().filter(named).collect();
+    assert_eq!(asked, present);
+}
+
+#[test]
+fn the_defaults_of_the_example_are_the_programs() {
+    let plain = parse(EXAMPLE, Path::new("config.toml")).unwrap();
+    let aloud = parse(&example_saying(&["# "]), Path::new("config.toml")).unwrap();
+    assert_eq!(plain.warnings, []);
+    assert_eq!(aloud.warnings, []);
+    assert_eq!(
+        format!("{:#?}", plain.config),
+        format!("{:#?}", aloud.config)
+    );
+}
+
+#[test]
+fn every_problem_is_told_at_once_and_no_secret_is_shown() {
+    let invalid = parse(BROKEN, Path::new("config.toml")).unwrap_err();
+    let text = invalid.to_string();
+    assert!(!text.contains("s3cr3t"), "{text}");
+    insta::assert_snapshot!(text, @r#"
+    config.toml: 26 problems
+
+    app.enviroment (line 2)
+      found:  an unknown key
+      wanted: one of api_base, authorize_url, client_id, client_secret, environment, redirect_uri, revoke_url, token_url
+      did you mean "environment"?
+
+    app.environment (line 3)
+      found:  "us-sandboxx"
+      wanted: one of us, ca, us-sandbox, ca-sandbox
+      did you mean "us-sandbox"?
+
+    app.client_id (line 4)
+      found:  7
+      wanted: a string in quotes
+
+    app.client_secret (line 5)
+      found:  a text that would be the secret itself (not shown)
+      wanted: a reference, since secrets never stand in this file: { credential = "NAME" } (systemd), { file = "/PATH" } or { env = "VARIABLE" }
+
+    app.redirect_uri (line 6)
+      found:  a URL at http://ehr.example
+      wanted: https; plain http is for loopback (127.0.0.1, [::1], localhost) only
+
+    state.directory (line 9)
+      found:  "state"
+      wanted: an absolute path: the service has no directory of its own to start from
+
+    state.seal_key.credential (line 10)
+      found:  a text that is no name (not shown)
+      wanted: a name of letters, digits and _ - .
+
+    http.proxy (line 13)
+      found:  a URL with a user or a password in it
+      wanted: a URL without: secrets never stand in this file
+
+    poll.interval (line 16)
+      found:  "0s"
+      wanted: a span such as "60s", "5m", "1h" or "7d", longer than nothing and at most 1d
+
+    poll.first_run (line 17)
+      found:  "90d"
+      wanted: "baseline", or a span such as "7d", at most 30d: Fullscript lists no older events
+
+    poll.categories[2] (line 18)
+      found:  "patients"
+      wanted: each category once
+
+    poll.budget.requests (line 21)
+      found:  9000
+      wanted: at most 5000, which is what Fullscript allows (more is for a loopback app.api_base only)
+
+    clinics[0].name (line 24)
+      found:  "Oak Street"
+      wanted: a name of lower-case letters, digits, - and _, which begins with a letter or a digit, at most 64 long
+
+    sinks[0].secret (line 32)
+      found:  nothing
+      wanted: where the signing secret is, such as { credential = "chart_secret" }, or signature = "none"
+
+    sinks[0].clinics[0] (line 35)
+      found:  "harbor"
+      wanted: a clinic of this file: harbour, hilltop
+      did you mean "harbour"?
+
+    sinks[0].url (line 36)
+      found:  a URL at http://10.0.0.7
+      wanted: https; or http to this machine; or, aloud, insecure_http = true
+
+    sinks[0].allow_nets[0] (line 37)
+      found:  "10.0.0.7"
+      wanted: a network in CIDR notation, such as "10.20.0.0/16" or "fd00::/8"
+
+    sinks[0].on_doubt (line 38)
+      found:  "retry"
+      wanted: one of hold, resend
+
+    sinks[1].clinics (line 40)
+      found:  nothing
+      wanted: which clinics' events go there, such as ["oak-street"], or ["*"] for all: with more than one clinic each sink says it
+
+    sinks[1].on_doubt (line 44)
+      found:  a key that has no meaning here
+      wanted: no on_doubt: a file shows every event exactly once whatever crashes, so nothing is ever in doubt
+
+    sinks[1].mode (line 45)
+      found:  "9"
+      wanted: permissions in octal which let the owner read and write, such as "0640"
+
+    sinks[2].name (line 48)
+      found:  "archive"
+      wanted: a name that no other sink has
+
+    sinks[2].command[0] (line 51)
+      found:  "import.sh"
+      wanted: the absolute path of a program: there is no shell and no search path
+
+    sinks[2].url (line 52)
+      found:  a key that has no meaning here
+      wanted: url only with kind = "webhook"
+
+    sinks[3].kind (line 56)
+      found:  "kafka"
+      wanted: one of stdout, file, exec, webhook
+
+    polling (line 59)
+      found:  an unknown key
+      wanted: one of app, clinics, http, poll, sinks, state
+    "#);
+}
+
+#[test]
+fn a_text_that_is_no_toml_is_told_by_line_and_column_without_the_line() {
+    let text = "[app]\nclient_secret = \"s3cr3t\nclient_id = 1\n";
+    let invalid = parse(text, Path::new("config.toml")).unwrap_err();
+    assert!(!invalid.to_string().contains("s3cr3t"), "{invalid}");
+    insta::assert_snapshot!(invalid, @r#"
+    config.toml: 1 problem
+
+    the file (line 2)
+      found:  no TOML at column 24: invalid basic string, expected `"`
+      wanted: TOML, as in config.example.toml
+    "#);
+}
+
+#[test]
+fn no_mistake_of_syntax_shows_a_secret() {
+    for text in [
+        "client_secret = s3cr3t",
+        "client_secret = \"a\\s3cr3t\"",
+        "client_secret = \"s3cr3t\" s3cr3t",
+        "client_secret = { s3cr3t }",
+        "client_secret = 1s3cr3t",
+        "client_secret: s3cr3t",
+        "s3cr3t",
+        "[app]\nclient_secret = 's3cr3t'\nclient_secret = 's3cr3t'",
+    ] {
+        let invalid = parse(text, Path::new("config.toml")).unwrap_err();
+        assert_eq!(invalid.problems.len(), 1, "{invalid}");
+        assert!(!invalid.to_string().contains("s3cr3t"), "{invalid}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_a_problem_with_a_way_out() {
+    let invalid = load(Path::new("/nowhere/config.toml")).unwrap_err();
+    insta::assert_snapshot!(invalid, @r#"
+    /nowhere/config.toml: 1 problem
+
+    the file
+      found:  No such file or directory (os error 2)
+      wanted: a file that can be read (`fullscript-events config init` writes one; -c names another)
+    "#);
+}
+
+#[test]
+fn an_empty_file_is_told_what_it_needs() {
+    let invalid = parse("", Path::new("config.toml")).unwrap_err();
+    let keys: Vec<_> = invalid.problems.iter().map(|p| p.key.as_str()).collect();
+    assert_eq!(
+        keys,
+        [
+            "app.environment",
+            "app.client_id",
+            "app.client_secret",
+            "app.redirect_uri",
+            "state.seal_key",
+            "clinics"
+        ]
+    );
+}
+
+#[test]
+fn the_smallest_file_has_the_contracts_defaults() {
+    let loaded = with("").unwrap();
+    assert_eq!(loaded.warnings.len(), 1, "no sink is a warning");
+    let config = loaded.config;
+    assert_eq!(
+        config.app.token_url.as_str(),
+        "https://api-us.fullscript.com/api/oauth/token"
+    );
+    assert_eq!(config.poll.first_run, FirstRun::Baseline);
+    assert_eq!(config.clinics[0].categories.len(), 6);
+    assert_eq!(
+        config.poll.budget,
+        Budget {
+            requests: 5_000,
+            window: Duration::from_mins(5),
+            reserve: 500,
+            backfill: 2_000
+        }
+    );
+}
+
+#[test]
+fn canadian_servers_are_not_asked_for_lab_orders_unless_told_to() {
+    let canadian = SMALLEST.replace("\"us\"", "\"ca\"");
+    let path = Path::new("config.toml");
+    let config = parse(&canadian, path).unwrap().config;
+    let polled = &config.clinics[0].categories;
+    assert_eq!(polled.len(), 5);
+    assert!(polled.iter().all(|c| c.as_str() != "lab_orders"));
+
+    let told = format!("{canadian}categories = [\"lab_orders\", \"new_things\"]");
+    let loaded = parse(&told, path).unwrap();
+    assert_eq!(loaded.config.clinics[0].categories.len(), 2);
+    let odd: Vec<_> = loaded.warnings.iter().map(|w| w.key.as_str()).collect();
+    assert_eq!(
+        odd,
+        ["", "clinics[0].categories[0]", "clinics[0].categories[1]"]
+    );
+}
+
+#[test]
+fn the_budget_grows_for_the_simulator_only() {
+    let more = "[poll.budget]\nrequests = 100000\nwindow = \"1s\"\n";
+    let keys: Vec<_> = with(more).unwrap_err().problems;
+    assert_eq!(keys.len(), 2);
+    let simulated = SMALLEST.replace(
+        "environment = \"us\"",
+        "api_base = \"http://127.0.0.1:4010/api/\"",
+    );
+    let config = parse(&(simulated + more), Path::new("config.toml"))
+        .unwrap()
+        .config;
+    assert_eq!(config.poll.budget.requests, 100_000);
+    assert_eq!(config.app.environment, "custom");
+    assert_eq!(config.app.api_base.as_str(), "http://127.0.0.1:4010/api");
+    assert_eq!(
+        config.app.authorize_url.as_str(),
+        "http://127.0.0.1:4010/api/oauth/authorize"
+    );
+}
+
+#[test]
+fn two_sinks_share_no_file_and_not_standard_output() {
+    let two = |kind: &str, first: &str, second: &str| {
+        format!(
+            "[[sinks]]\nname = \"a\"\nkind = \"{kind}\"\n{first}\n[[sinks]]\nname = \"b\"\nkind = \"{kind}\"\n{second}\n"
+        )
+    };
+    let keys = |more: &str| -> Vec<String> {
+        let problems = with(more).unwrap_err().problems;
+        problems.into_iter().map(|p| p.key).collect()
+    };
+    assert_eq!(keys(&two("stdout", "", "")), ["sinks[1].kind"]);
+    assert_eq!(
+        keys(&two("file", "path = \"/a/b\"", "path = \"/a/./b\"")),
+        ["sinks[1].path"]
+    );
+}
+
+#[test]
+fn doubt_means_what_suits_the_kind() {
+    let sinks = good(
+        r#"
+[[sinks]]
+name = "a"
+kind = "webhook"
+url = "http://localhost:9000/"
+signature = "none"
+[[sinks]]
+name = "b"
+kind = "exec"
+command = ["/bin/true"]
+[[sinks]]
+name = "c"
+kind = "stdout"
+"#,
+    )
+    .sinks;
+    let doubts: Vec<_> = sinks.iter().map(|sink| sink.on_doubt).collect();
+    assert_eq!(doubts, [OnDoubt::Resend, OnDoubt::Hold, OnDoubt::Resend]);
+}
+
+#[test]
+fn what_would_go_nowhere_is_a_warning() {
+    let loaded = with(
+        r#"
+[[clinics]]
+name = "harbour"
+[[sinks]]
+name = "chart"
+kind = "stdout"
+clinics = ["harbour"]
+match = ["order.plased", "fhir.*"]
+"#,
+    )
+    .unwrap();
+    let warnings: Vec<_> = loaded.warnings.iter().map(Problem::to_string).collect();
+    insta::assert_snapshot!(warnings.join("\n"), @r#"
+    the file
+      found:  no sink that gets the events of oak-street
+      wanted: the clinic in the `clinics` of a sink: without, its events are remembered and go nowhere
+    sinks[0].match[0] (line 19)
+      found:  "order.plased"
+      wanted: a pattern that fits an event type that this program knows; it is used all the same
+      did you mean "order.placed"?
+    sinks[0].match[1] (line 19)
+      found:  "fhir.*"
+      wanted: a pattern that fits an event type that this program knows; it is used all the same
+    "#);
+}
+
+#[test]
+fn plain_http_leaves_this_machine_only_when_said_aloud() {
+    let sink = |more: &str| {
+        format!("[[sinks]]\nname = \"a\"\nkind = \"webhook\"\nsignature = \"none\"\n{more}\n")
+    };
+    let keys = |more: &str| -> Vec<String> {
+        let problems = with(&sink(more)).unwrap_err().problems;
+        problems.into_iter().map(|p| p.key).collect()
+    };
+    assert_eq!(keys("url = \"http://10.0.0.7/\""), ["sinks[0].url"]);
+    for more in [
+        "url = \"http://10.0.0.7/\"\ninsecure_http = true",
+        "url = \"http://127.0.0.1:9000/\"",
+        "url = \"http://[::1]:9000/\"",
+        "url = \"https://ehr.example/\"",
+    ] {
+        good(&sink(more));
+    }
+    // Fullscript's own servers have no such switch.
+    let text = SMALLEST.replace("environment = \"us\"", "api_base = \"http://10.0.0.7/api\"");
+    let invalid = parse(&text, Path::new("config.toml")).unwrap_err();
+    assert_eq!(invalid.problems[0].key, "app.api_base");
+}
+
+#[test]
+fn whatever_value_is_wrong_there_is_a_problem_that_says_so() {
+    let example = example_saying(&["# ", "#e.g. "]);
+    let lines: Vec<&str> = example.lines().collect();
+    let mut refused = 0;
+    for (at, line) in lines.iter().enumerate() {
+        let Some((key, _)) = line.split_once(" = ") else {
+            continue;
+        };
+        for value in [
+            "", "7", "-1", "\"\"", "\"?\"", "[]", "[7]", "[\"\"]", "{}", "true",
+        ] {
+            let wrong = match value {
+                "" => String::new(),
+                _ => format!("{key} = {value}"),
+            };
+            let mut text = lines.clone();
+            text[at] = &wrong;
+            if let Err(invalid) = parse(&text.join("\n"), Path::new("config.toml")) {
+                assert_ne!(invalid.problems, [], "{wrong}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 300, "{refused}");
+}

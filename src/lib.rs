@@ -10,3 +10,4 @@ pub mod http;
 pub mod simulator;
 pub mod sinks;
 pub mod store;
+pub mod token;

@@ -1,8 +1,16 @@
-//! The configuration: what TOML can say ([`file`]), every problem at once ([`check`]), and the checked value that the
+//! The configuration: what TOML can say (`file`), every problem at once (`check`), and the checked value that the
 //! rest of the program takes. A [`Config`] exists only if nothing was wrong with it: no step checks it again.
 //!
 //! Secrets stand in it only as references ([`SecretRef`]); they are read when the program starts, after the whole
 //! file was found good.
+
+mod check;
+mod duration;
+mod file;
+mod load;
+mod presets;
+mod problem;
+mod secret;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,6 +18,11 @@ use std::time::Duration;
 
 use url::Url;
 
+pub use self::duration::{parse_duration, show_duration};
+pub use self::load::{Loaded, load, parse};
+pub use self::presets::environments;
+pub use self::problem::{Invalid, Problem};
+pub use self::secret::{KeyBytes, Unreadable};
 use crate::domain::{Category, ClinicId, ClinicName, Patterns, SinkName};
 
 /// A checked configuration.

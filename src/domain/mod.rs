@@ -6,9 +6,11 @@ mod delivery;
 mod event;
 mod ids;
 mod pattern;
+mod sweep;
 
 pub use category::{Category, KNOWN_CATEGORIES, KnownCategory};
 pub use delivery::{DeliveryId, DeliveryState, Outcome, Parcel};
 pub use event::{EventBody, EventType, Reference};
 pub use ids::{ClinicId, ClinicName, EventId, IdError, Lane, SinkName};
 pub use pattern::{Pattern, PatternError, Patterns};
+pub use sweep::Sweep;

@@ -3,12 +3,16 @@
 //! A sink makes one attempt and says how it ended; it never retries, never sees the ledger, and never decides what
 //! an outcome means for a delivery. It is handed only what the ledger has claimed durably before.
 
+mod file;
+
 use std::future::Future;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{DeliveryId, EventId, Outcome, Parcel};
+
+pub use file::FileSink;
 
 /// A sink that cannot go on until a person has looked: its deliveries wait, other sinks run on. The text says what
 /// was found, what was expected, and the command that mends it.
@@ -66,8 +70,9 @@ pub trait Sink: Send + Sync + 'static {
         orphans: Vec<Orphan>,
     ) -> impl Future<Output = Result<Resumed, Stopped>> + Send;
 
-    /// One attempt for each parcel. `now` is the clock's: signatures and rotation use it. `Err` means that nothing
-    /// was shown of any parcel and the sink needs a person.
+    /// One attempt for each parcel. `now` is the clock's: signatures and rotation use it. `Err`: the sink
+    /// needs a person. The parcels stay claimed, and the next [`Sink::resume`] gets them as orphans: after a failed
+    /// write that could not be taken back, only the sink can find out what was shown.
     fn deliver(
         &self,
         parcels: &[Parcel],

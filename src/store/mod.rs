@@ -18,6 +18,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 pub use owner::{Epoch, Owner};
@@ -207,12 +208,11 @@ fn connect(path: &Path) -> Result<Connection, OpenError> {
     ] {
         let read = |connection: &Connection| {
             connection.pragma_query_value(None, pragma, |row| {
-                row.get::<_, rusqlite::types::Value>(0)
-                    .map(|value| match value {
-                        rusqlite::types::Value::Text(text) => text,
-                        rusqlite::types::Value::Integer(number) => number.to_string(),
-                        other => format!("{other:?}"),
-                    })
+                row.get::<_, Value>(0).map(|value| match value {
+                    Value::Text(text) => text,
+                    Value::Integer(number) => number.to_string(),
+                    other @ (Value::Null | Value::Real(_) | Value::Blob(_)) => format!("{other:?}"),
+                })
             })
         };
         if read(&connection).map_err(sqlite)? != wanted {

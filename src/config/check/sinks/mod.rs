@@ -1,0 +1,180 @@
+//! `[[sinks]]`: what every sink has, and what several of them must agree on.
+
+mod kinds;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::clinics;
+use super::values::{self, span};
+use crate::config::duration::DAY;
+use crate::config::file::{Field, Section};
+use crate::config::problem::resembling;
+use crate::config::{ClinicSelection, OnDoubt, Sink};
+use crate::domain::{Pattern, Patterns, SinkName};
+
+pub(super) fn read(root: &Section<'_>, clinics: &clinics::Read) -> Vec<Sink> {
+    let sections = root.sections("sinks");
+    if sections.is_empty() {
+        root.place.warning(
+            "no [[sinks]]",
+            "at least one sink: without any, events are remembered and go nowhere",
+            None,
+        );
+    }
+    let mut sinks: Vec<Sink> = Vec::new();
+    let mut taken = Taken::default();
+    for section in &sections {
+        sinks.extend(one(section, clinics));
+        section.finish_with(|key| kinds::explained(section, key));
+        taken.take(section);
+    }
+    sinks
+}
+
+fn one(section: &Section<'_>, clinics: &clinics::Read) -> Option<Sink> {
+    let name = section.required("name", "a name for logs and commands, such as \"chart\"");
+    let name = name.as_ref().and_then(values::name);
+    let selection = selection(section, clinics);
+    let matches = section.or("match", everything(), patterns);
+    let max_attempts = section.or("max_attempts", 8, |field| field.number(1..1001));
+    let give_up_after = section.or("give_up_after", 30 * DAY, |f| span(f, 365 * DAY));
+    let kind = section.required("kind", "one of stdout, file, exec, webhook");
+    let kind = kind.as_ref().and_then(|f| values::choice(f, &kinds::KINDS));
+    let Some(kind) = kind else {
+        // Which keys it may have is unknown: complaining of them would only mislead.
+        section.forgive();
+        return None;
+    };
+    let on_doubt = on_doubt(section, kind);
+    let kind = kinds::read(section, kind);
+    Some(Sink {
+        name: SinkName::new(name?).ok()?,
+        clinics: selection?,
+        matches,
+        max_attempts,
+        give_up_after,
+        on_doubt,
+        kind: kind?,
+    })
+}
+
+fn everything() -> Patterns {
+    Patterns::new(Pattern::new("*").into_iter().collect())
+}
+
+fn patterns(field: &Field<'_>) -> Option<Patterns> {
+    let mut patterns = Vec::new();
+    for member in field.list()? {
+        match Pattern::new(member.text()?) {
+            Ok(pattern) => patterns.push(pattern),
+            Err(error) => member.refuse::<()>(format_args!(
+                "a pattern such as \"order.*\" or \"!product.*\": {error}"
+            ))?,
+        }
+    }
+    Some(Patterns::new(patterns))
+}
+
+/// With one clinic, nothing said means that one. With several, a sink that gets everything must say so aloud.
+fn selection(section: &Section<'_>, clinics: &clinics::Read) -> Option<ClinicSelection> {
+    let Some(field) = section.field("clinics") else {
+        if clinics.count > 1 {
+            section.missing(
+                "clinics",
+                "which clinics' events go there, such as [\"oak-street\"], or [\"*\"] for all: with more than one \
+                 clinic each sink says it",
+            );
+            return None;
+        }
+        return Some(ClinicSelection::All);
+    };
+    let members = field.list()?;
+    let mut names = BTreeSet::new();
+    let mut all = false;
+    for member in &members {
+        let text = member.text()?;
+        if text == "*" {
+            all = true;
+        } else if let Some(clinic) = clinics.clinics.iter().find(|c| c.name.as_str() == text) {
+            names.insert(clinic.name.clone());
+        } else {
+            let known = || clinics.clinics.iter().map(|clinic| clinic.name.as_str());
+            member.place.problem_like(
+                member.shown(),
+                format_args!("a clinic of this file: {}", listed(known())),
+                resembling(text, known()),
+            );
+        }
+    }
+    if all && members.len() > 1 {
+        return field.refuse("either [\"*\"] or names, not both");
+    }
+    Some(if all {
+        ClinicSelection::All
+    } else {
+        ClinicSelection::Named(names)
+    })
+}
+
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.collect();
+    if names.is_empty() {
+        "it has none".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+fn on_doubt(section: &Section<'_>, kind: kinds::Kind) -> OnDoubt {
+    let default = match kind {
+        // A file is exact: it is never in doubt, and the value is never looked at.
+        kinds::Kind::File => return OnDoubt::Hold,
+        kinds::Kind::Exec => OnDoubt::Hold,
+        kinds::Kind::Stdout | kinds::Kind::Webhook => OnDoubt::Resend,
+    };
+    section.or("on_doubt", default, |field| {
+        values::choice(
+            field,
+            &[("hold", OnDoubt::Hold), ("resend", OnDoubt::Resend)],
+        )
+    })
+}
+
+/// What the sinks so far have for themselves. Noted even of a sink that is wrong elsewhere, so that a collision is
+/// told with the rest.
+#[derive(Default)]
+struct Taken<'a> {
+    names: BTreeSet<&'a str>,
+    paths: BTreeSet<PathBuf>,
+    stdout: bool,
+}
+
+impl<'a> Taken<'a> {
+    fn take(&mut self, section: &Section<'a>) {
+        if let Some(field) = section.field("name")
+            && let Some(name) = field.peek()
+            && !self.names.insert(name)
+        {
+            field.refuse::<()>("a name that no other sink has");
+        }
+        let Some(kind) = section.field("kind") else {
+            return;
+        };
+        match kind.peek() {
+            Some("stdout") if self.stdout => {
+                kind.refuse::<()>("one stdout sink at most");
+            }
+            Some("stdout") => self.stdout = true,
+            Some("file") => {
+                if let Some(field) = section.field("path")
+                    && let Some(path) = field.peek()
+                    && !self.paths.insert(Path::new(path).components().collect())
+                {
+                    field.refuse::<()>("a file of its own: another sink writes to this one");
+                }
+            }
+            _ => {}
+        }
+    }
+}

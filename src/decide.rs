@@ -1,0 +1,260 @@
+//! What an attempt's outcome means for its delivery. Pure: the same facts always give the same decision, so that the
+//! whole table can be read, and tested, in one place.
+//!
+//! Only the receiver's own *no* counts towards `max_attempts`. A receiver that cannot be reached, asks to come later,
+//! or leaves us in doubt keeps the event due until `give_up_after`: a week's outage loses nothing.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::config::OnDoubt;
+use crate::domain::Outcome;
+
+/// The first wait after a failed attempt; each further one doubles it.
+const FIRST_WAIT: Duration = Duration::from_secs(10);
+/// No wait of our own is longer.
+const LONGEST_WAIT: Duration = Duration::from_hours(1);
+/// No wait that a receiver wishes for is longer.
+const LONGEST_WISH: Duration = Duration::from_hours(24);
+
+/// The rules of a sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// After so many answers of *no* a delivery is dead.
+    pub max_attempts: u32,
+    /// After so long without a yes a delivery is dead.
+    pub give_up_after: Duration,
+    /// What becomes of a delivery that may have arrived.
+    pub on_doubt: OnDoubt,
+}
+
+/// What is known of the delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Which attempt ended, from 1.
+    pub attempt: u32,
+    /// How often the receiver had said no before it.
+    pub refusals: u32,
+    /// Since when it is owed.
+    pub issued_at: DateTime<Utc>,
+}
+
+/// What becomes of the delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It arrived. Final.
+    Done,
+    /// It is due again.
+    Again {
+        /// When.
+        at: DateTime<Utc>,
+        /// How often the receiver has said no by now.
+        refusals: u32,
+        /// How this attempt ended.
+        reason: String,
+    },
+    /// A person decides.
+    Held {
+        /// How this attempt ended.
+        reason: String,
+    },
+    /// Given up.
+    Dead {
+        /// How this attempt ended.
+        reason: String,
+    },
+}
+
+/// Decides. `jitter` is uniform in 0‥1: full jitter, so that a thousand deliveries that failed together do not come
+/// back together.
+pub fn decide(
+    rules: Rules,
+    facts: Facts,
+    outcome: Outcome,
+    now: DateTime<Utc>,
+    jitter: f64,
+) -> Decision {
+    let (reason, wish, refusals) = match outcome {
+        Outcome::Yes => return Decision::Done,
+        Outcome::Doubt { reason } if rules.on_doubt == OnDoubt::Hold => {
+            return Decision::Held { reason };
+        }
+        Outcome::No {
+            reason,
+            retry_after,
+        } => (reason, retry_after, facts.refusals + 1),
+        Outcome::Later {
+            reason,
+            retry_after,
+        } => (reason, retry_after, facts.refusals),
+        Outcome::NotSent { reason } | Outcome::Doubt { reason } => (reason, None, facts.refusals),
+    };
+    if refusals >= rules.max_attempts {
+        let reason = format!("{reason}; refused {refusals} times");
+        return Decision::Dead { reason };
+    }
+    let wait = match wish {
+        Some(wish) => wish.min(LONGEST_WISH),
+        None => back_off(facts.attempt, FIRST_WAIT, LONGEST_WAIT, jitter),
+    };
+    let give_up_at = after(facts.issued_at, rules.give_up_after);
+    if now >= give_up_at {
+        let days = rules.give_up_after.as_secs() / 86_400;
+        let reason = format!("{reason}; given up after {days} days");
+        return Decision::Dead { reason };
+    }
+    Decision::Again {
+        at: after(now, wait).min(give_up_at),
+        refusals,
+        reason,
+    }
+}
+
+/// The wait before attempt `attempt + 1`: doubles from `first` to `longest`, with full jitter (0‥1) but never less
+/// than a tenth, so that a retry is never immediate.
+pub fn back_off(attempt: u32, first: Duration, longest: Duration, jitter: f64) -> Duration {
+    let doubled = first.saturating_mul(1_u32 << attempt.saturating_sub(1).min(20));
+    doubled.min(longest).mul_f64(jitter.clamp(0.1, 1.0))
+}
+
+fn after(at: DateTime<Utc>, wait: Duration) -> DateTime<Utc> {
+    TimeDelta::from_std(wait)
+        .ok()
+        .and_then(|wait| at.checked_add_signed(wait))
+        .unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    fn rules(on_doubt: OnDoubt) -> Rules {
+        Rules {
+            max_attempts: 3,
+            give_up_after: 30 * DAY,
+            on_doubt,
+        }
+    }
+
+    fn decided(
+        on_doubt: OnDoubt,
+        attempt: u32,
+        refusals: u32,
+        age: Duration,
+        outcome: Outcome,
+    ) -> Decision {
+        let issued_at = DateTime::UNIX_EPOCH;
+        let facts = Facts {
+            attempt,
+            refusals,
+            issued_at,
+        };
+        decide(rules(on_doubt), facts, outcome, issued_at + age, 1.0)
+    }
+
+    fn no() -> Outcome {
+        Outcome::No {
+            reason: "500".into(),
+            retry_after: None,
+        }
+    }
+
+    fn not_sent() -> Outcome {
+        Outcome::NotSent {
+            reason: "refused".into(),
+        }
+    }
+
+    fn doubt() -> Outcome {
+        Outcome::Doubt {
+            reason: "time-out".into(),
+        }
+    }
+
+    #[test]
+    fn a_yes_is_final() {
+        assert_eq!(
+            decided(OnDoubt::Hold, 1, 0, DAY, Outcome::Yes),
+            Decision::Done
+        );
+    }
+
+    #[test]
+    fn only_an_answer_of_no_counts_towards_max_attempts() {
+        let Decision::Again { refusals, .. } = decided(OnDoubt::Hold, 1, 1, DAY, no()) else {
+            panic!()
+        };
+        assert_eq!(refusals, 2);
+        assert!(matches!(
+            decided(OnDoubt::Hold, 3, 2, DAY, no()),
+            Decision::Dead { .. }
+        ));
+        for outcome in [
+            not_sent(),
+            Outcome::Later {
+                reason: "429".into(),
+                retry_after: None,
+            },
+        ] {
+            let Decision::Again { refusals, .. } = decided(OnDoubt::Hold, 900, 2, DAY, outcome)
+            else {
+                panic!()
+            };
+            assert_eq!(refusals, 2);
+        }
+    }
+
+    #[test]
+    fn a_week_of_outage_loses_nothing_and_a_month_gives_up() {
+        assert!(matches!(
+            decided(OnDoubt::Hold, 99, 0, 7 * DAY, not_sent()),
+            Decision::Again { .. }
+        ));
+        assert!(matches!(
+            decided(OnDoubt::Hold, 99, 0, 30 * DAY, not_sent()),
+            Decision::Dead { .. }
+        ));
+    }
+
+    #[test]
+    fn doubt_is_held_or_sent_again_as_the_sink_says() {
+        assert!(matches!(
+            decided(OnDoubt::Hold, 1, 0, DAY, doubt()),
+            Decision::Held { .. }
+        ));
+        assert!(matches!(
+            decided(OnDoubt::Resend, 1, 0, DAY, doubt()),
+            Decision::Again { .. }
+        ));
+    }
+
+    #[test]
+    fn a_receivers_wish_is_followed_within_reason() {
+        let wish = |secs| Outcome::Later {
+            reason: "429".into(),
+            retry_after: Some(Duration::from_secs(secs)),
+        };
+        let Decision::Again { at, .. } = decided(OnDoubt::Hold, 1, 0, DAY, wish(90)) else {
+            panic!()
+        };
+        assert_eq!(at, DateTime::UNIX_EPOCH + DAY + Duration::from_secs(90));
+        let Decision::Again { at, .. } = decided(OnDoubt::Hold, 1, 0, DAY, wish(u64::MAX / 4))
+        else {
+            panic!()
+        };
+        assert_eq!(at, DateTime::UNIX_EPOCH + DAY + DAY);
+    }
+
+    #[test]
+    fn waits_double_up_to_an_hour_and_are_never_immediate() {
+        let wait = |attempt, jitter| back_off(attempt, FIRST_WAIT, LONGEST_WAIT, jitter).as_secs();
+        assert_eq!(
+            [1, 2, 3, 40].map(|attempt| wait(attempt, 1.0)),
+            [10, 20, 40, 3600]
+        );
+        assert_eq!(wait(1, 0.0), 1);
+    }
+}

@@ -1,0 +1,12 @@
+//! What leaves and what comes back, as bytes: bodies, signatures, headers. Pure: no I/O, and `now` is an argument.
+//!
+//! A body is a function of the event and its delivery alone, never of the attempt, so that a receiver sees the same
+//! bytes however often it is tried.
+
+pub mod fullscript;
+pub mod native;
+mod retry_after;
+pub mod signature;
+
+pub use native::NotAnEvent;
+pub use retry_after::retry_after;

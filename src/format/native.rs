@@ -1,0 +1,123 @@
+//! This program's own shape of an event: one JSON object that names the delivery, the clinic by both its names, and
+//! carries `data` byte for byte as the vendor sent it.
+//!
+//! `data` is never parsed into numbers and strings and written again: that would round amounts and reorder keys. The
+//! attempt is not part of it, so that every attempt of a delivery has the same bytes.
+
+use chrono::SecondsFormat;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::domain::Parcel;
+
+/// The stored event is not what a retrieve gives. Says nothing of its content: that is health data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the event is not a JSON object with its data")]
+pub struct NotAnEvent;
+
+#[derive(Serialize)]
+struct Native<'a> {
+    delivery: String,
+    id: &'a str,
+    #[serde(rename = "type")]
+    event_type: &'a str,
+    created_at: String,
+    clinic: &'a str,
+    clinic_id: Option<&'a str>,
+    data: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+/// `{"delivery":"123","id":…,"type":…,"created_at":…,"clinic":…,"clinic_id":…|null,"data":…}`, without a newline at
+/// its end; those inside `data` are the vendor's.
+pub fn body(parcel: &Parcel) -> Result<Vec<u8>, NotAnEvent> {
+    let event: Event<'_> =
+        serde_json::from_str(parcel.body.as_json()).map_err(|_: serde_json::Error| NotAnEvent)?;
+    serde_json::to_vec(&Native {
+        delivery: parcel.delivery.to_string(),
+        id: parcel.event.as_str(),
+        event_type: parcel.event_type.as_str(),
+        created_at: parcel
+            .created_at
+            .to_rfc3339_opts(SecondsFormat::Millis, true),
+        clinic: parcel.clinic.as_str(),
+        clinic_id: parcel.clinic_id.as_ref().map(|id| id.as_str()),
+        data: event.data,
+    })
+    .map_err(|_: serde_json::Error| NotAnEvent)
+}
+
+/// The body as exactly one line, its newline included. A raw newline in JSON can only stand between tokens (within a
+/// string it is escaped), so a space in its place changes the layout and no value.
+pub fn line(parcel: &Parcel) -> Result<Vec<u8>, NotAnEvent> {
+    let mut line = body(parcel)?;
+    for byte in &mut line {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+    line.push(b'\n');
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{ClinicId, ClinicName, DeliveryId, EventBody, EventId, EventType};
+
+    fn parcel(event: &str) -> Parcel {
+        Parcel {
+            delivery: DeliveryId(123),
+            attempt: 1,
+            event: EventId::new("e-1").unwrap(),
+            event_type: EventType::new("order.placed").unwrap(),
+            created_at: "2026-01-01T00:00:00.5Z".parse().unwrap(),
+            clinic: ClinicName::new("oak-street").unwrap(),
+            clinic_id: Some(ClinicId::new("c-1").unwrap()),
+            body: EventBody::from_json(event),
+        }
+    }
+
+    #[test]
+    fn data_keeps_every_byte_the_vendor_sent() {
+        let data = r#"{ "z":1.10, "a":12345678901234567890.0,"s":"\u00e9\/é" }"#;
+        let body = body(&parcel(&format!(r#"{{"id":"e-1","data":{data}}}"#))).unwrap();
+        assert_eq!(
+            String::from_utf8(body).unwrap(),
+            format!(
+                r#"{{"delivery":"123","id":"e-1","type":"order.placed","created_at":"2026-01-01T00:00:00.500Z","clinic":"oak-street","clinic_id":"c-1","data":{data}}}"#
+            )
+        );
+    }
+
+    #[test]
+    fn every_attempt_has_the_same_bytes() {
+        let first = parcel(r#"{"data":null}"#);
+        let second = Parcel {
+            attempt: 2,
+            ..first.clone()
+        };
+        assert_eq!(body(&first), body(&second));
+    }
+
+    #[test]
+    fn a_pretty_printed_event_is_still_one_line_with_the_same_values() {
+        let data = "{\r\n  \"note\": \"two\\nlines\"\n}";
+        let line = line(&parcel(&format!("{{\"data\":{data}}}"))).unwrap();
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert!(!line.contains(&b'\r'));
+        let read: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(read["data"]["note"], "two\nlines");
+    }
+
+    #[test]
+    fn a_body_without_data_is_refused_rather_than_guessed() {
+        assert_eq!(body(&parcel(r#"{"id":"e-1"}"#)), Err(NotAnEvent));
+        assert_eq!(body(&parcel("[")), Err(NotAnEvent));
+    }
+}

@@ -1,0 +1,148 @@
+//! Details: which events are owed a fetch, and what the fetch brought.
+
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, Row};
+
+use super::{EventKey, Ledger, SinkId, at, body_place, damaged, ms};
+use crate::domain::{ClinicId, ClinicName, EventBody, EventId, EventType, Reference};
+use crate::store::Unavailable;
+
+/// An event whose detail is owed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owed {
+    /// Its number.
+    pub event: EventKey,
+    /// What the listing said of it.
+    pub reference: Reference,
+    /// Failed fetches so far.
+    pub failures: u32,
+}
+
+impl Ledger {
+    /// The details that a clinic is owed at `now`, the oldest event first, at most `limit`.
+    pub async fn owed(
+        &self,
+        clinic: &ClinicName,
+        now: DateTime<Utc>,
+        limit: usize,
+    ) -> Result<Vec<Owed>, Unavailable> {
+        let clinic = clinic.as_str().to_owned();
+        self.store
+            .read(move |c| {
+                c.prepare_cached(
+                    "SELECT event, id, type, created_at, clinic_id, fetch_failures FROM event
+                     WHERE lane IN (SELECT lane FROM lane WHERE clinic = ?1) AND fetch_at <= ?2
+                     ORDER BY fetch_at LIMIT ?3",
+                )?
+                .query_map((clinic, ms(now), limit), owed)?
+                .collect()
+            })
+            .await
+    }
+
+    /// The clinics that are owed a detail at `now`.
+    pub async fn clinics_owed(&self, now: DateTime<Utc>) -> Result<Vec<ClinicName>, Unavailable> {
+        self.store
+            .read(move |c| {
+                c.prepare_cached(
+                    "SELECT DISTINCT clinic FROM lane WHERE EXISTS
+                       (SELECT 1 FROM event WHERE event.lane = lane.lane AND fetch_at <= ?1)",
+                )?
+                .query_map([ms(now)], |row| {
+                    ClinicName::new(row.get::<_, String>(0)?)
+                        .map_err(|_| damaged(0, "a malformed clinic name"))
+                })?
+                .collect()
+            })
+            .await
+    }
+
+    /// A detail is here: seals it and makes its deliveries ready. Gives the sinks that have work now.
+    pub async fn fetched(
+        &self,
+        event: EventKey,
+        body: &EventBody,
+    ) -> Result<Vec<SinkId>, Unavailable> {
+        let sealed = self
+            .store
+            .sealer()
+            .seal(&body_place(event), body.as_json().as_bytes());
+        self.store
+            .write(move |c| {
+                c.prepare_cached("INSERT OR REPLACE INTO body (event, sealed) VALUES (?1, ?2)")?
+                    .execute((event.0, sealed))?;
+                c.prepare_cached("UPDATE event SET fetch_at = NULL, fetch_trouble = NULL WHERE event = ?1")?
+                    .execute([event.0])?;
+                c.prepare_cached(
+                    "UPDATE delivery SET ready = 1 WHERE event = ?1 AND state = 'queued' RETURNING sink",
+                )?
+                .query_map([event.0], |row| row.get(0).map(SinkId))?
+                .collect()
+            })
+            .await
+    }
+
+    /// A fetch failed: the event is owed again at `retry_at`.
+    pub async fn fetch_failed(
+        &self,
+        event: EventKey,
+        trouble: String,
+        retry_at: DateTime<Utc>,
+    ) -> Result<(), Unavailable> {
+        self.store
+            .write(move |c| {
+                c.prepare_cached(
+                    "UPDATE event SET fetch_failures = fetch_failures + 1, fetch_trouble = ?1, fetch_at = ?2 WHERE event = ?3",
+                )?
+                .execute((trouble, ms(retry_at), event.0))
+                .map(drop)
+            })
+            .await
+    }
+
+    /// The vendor does not have the event any more: its deliveries are skipped with this reason.
+    pub async fn fetch_gone(
+        &self,
+        event: EventKey,
+        reason: &'static str,
+        now: DateTime<Utc>,
+    ) -> Result<(), Unavailable> {
+        self.store
+            .write(move |c| skip_all(c, event, reason, now))
+            .await
+    }
+}
+
+fn skip_all(
+    c: &Connection,
+    event: EventKey,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> rusqlite::Result<()> {
+    c.prepare_cached("UPDATE event SET fetch_at = NULL, fetch_trouble = ?1 WHERE event = ?2")?
+        .execute((reason, event.0))?;
+    c.prepare_cached(
+        "UPDATE delivery SET state = 'skipped', reason = ?1, settled_at = ?2 WHERE event = ?3 AND state = 'queued'",
+    )?
+    .execute((reason, ms(now), event.0))
+    .map(drop)
+}
+
+fn owed(row: &Row<'_>) -> rusqlite::Result<Owed> {
+    Ok(Owed {
+        event: EventKey(row.get(0)?),
+        reference: Reference {
+            id: EventId::new(row.get::<_, String>(1)?)
+                .map_err(|_| damaged(1, "a malformed event id"))?,
+            event_type: EventType::new(row.get::<_, String>(2)?)
+                .map_err(|_| damaged(2, "a malformed event type"))?,
+            created_at: at(row.get(3)?),
+            clinic_id: row
+                .get::<_, Option<String>>(4)?
+                .map(ClinicId::new)
+                .transpose()
+                .map_err(|_| damaged(4, "a malformed clinic id"))?,
+        },
+        failures: row.get(5)?,
+    })
+}

@@ -1,0 +1,323 @@
+//! Admission: a page of a listing becomes rows, once per event id.
+
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, OptionalExtension};
+
+use super::{EventKey, LaneId, Ledger, SinkId, day, ms};
+use crate::domain::{Reference, Sweep};
+use crate::store::Unavailable;
+
+/// What a sweep listed on one page.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The lane that was listed.
+    pub lane: LaneId,
+    /// By which sweep, or by which backfill.
+    pub found: Found,
+    /// The events, each with the sinks that want it.
+    pub events: Vec<(Reference, Vec<SinkId>)>,
+    /// Events that name another clinic than the grant's: kept apart.
+    pub foreign: Vec<Reference>,
+    /// When.
+    pub now: DateTime<Utc>,
+}
+
+/// Why a page was listed, which decides what is issued of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// By a sweep: unseen ids are issued, unless they were created before `issue_from`.
+    BySweep {
+        /// Which.
+        sweep: Sweep,
+        /// How far it is by now, kept so that a long sweep goes on after a restart.
+        progress: Option<Progress>,
+        /// During the baseline: what was created before is skipped.
+        issue_from: Option<DateTime<Utc>>,
+        /// The lane's mark with its overlap: an unseen event older than this was found late.
+        late_before: Option<DateTime<Utc>>,
+    },
+    /// By a backfill: what a sink never had is issued, seen before or not.
+    ByJob {
+        /// Which.
+        job: i64,
+        /// The oldest `created_at` on the page.
+        reached: DateTime<Utc>,
+        /// Nothing created before this is issued.
+        since: DateTime<Utc>,
+        /// Nothing created at or after this is issued.
+        until: Option<DateTime<Utc>>,
+    },
+}
+
+/// How far a sweep is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The newest `created_at` it saw at its start.
+    pub newest: DateTime<Utc>,
+    /// The `created_at` down to which its pages are admitted.
+    pub reached: DateTime<Utc>,
+}
+
+/// What became of a page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Admitted {
+    /// Ids that were never seen before.
+    pub new: u64,
+    /// Deliveries that were issued.
+    pub issued: u64,
+    /// Unseen ids that the baseline skipped.
+    pub baseline: u64,
+    /// Unseen ids that no sink wants.
+    pub unmatched: u64,
+    /// Unseen ids that only a wider sweep found.
+    pub late: u64,
+    /// Ids that name another clinic.
+    pub foreign: u64,
+}
+
+impl std::ops::AddAssign for Admitted {
+    fn add_assign(&mut self, other: Self) {
+        self.new += other.new;
+        self.issued += other.issued;
+        self.baseline += other.baseline;
+        self.unmatched += other.unmatched;
+        self.late += other.late;
+        self.foreign += other.foreign;
+    }
+}
+
+impl Ledger {
+    /// Admits a page in one transaction, its progress included.
+    pub async fn admit(&self, page: Page) -> Result<Admitted, Unavailable> {
+        self.store.write(move |c| admit(c, page)).await
+    }
+}
+
+fn admit(c: &Connection, mut page: Page) -> rusqlite::Result<Admitted> {
+    let mut admitted = Admitted::default();
+    // A listing is newest first; rows are made oldest first, so that equal due times keep the order of happening.
+    page.events
+        .sort_by(|(a, _), (b, _)| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+    for (reference, sinks) in &page.events {
+        admit_event(c, &page, reference, sinks, &mut admitted)?;
+    }
+    for reference in &page.foreign {
+        admitted.foreign += quarantine(c, &page, reference)?;
+    }
+    record_progress(c, &page, &admitted)?;
+    Ok(admitted)
+}
+
+fn admit_event(
+    c: &Connection,
+    page: &Page,
+    reference: &Reference,
+    sinks: &[SinkId],
+    admitted: &mut Admitted,
+) -> rusqlite::Result<()> {
+    let wanted = wanted(page.found, reference.created_at);
+    let known = c
+        .prepare_cached("SELECT event, lane, listed_day FROM event WHERE id = ?1")?
+        .query_row([reference.id.as_str()], |row| {
+            Ok((
+                EventKey(row.get(0)?),
+                LaneId(row.get(1)?),
+                row.get::<_, i64>(2)?,
+            ))
+        })
+        .optional()?;
+    let Some((event, lane, listed_day)) = known else {
+        admitted.new += 1;
+        let skipped = match wanted {
+            Wanted::No => Some("baseline"),
+            Wanted::Yes | Wanted::EvenIfSeen if sinks.is_empty() => Some("unmatched"),
+            Wanted::Yes | Wanted::EvenIfSeen => None,
+        };
+        let event = insert_event(c, page, reference, skipped)?;
+        match skipped {
+            Some("baseline") => admitted.baseline += 1,
+            Some(_) => admitted.unmatched += 1,
+            None => {
+                admitted.issued += issue(c, event, sinks, reference.created_at, page.now)?;
+                if let Found::BySweep {
+                    late_before: Some(mark),
+                    ..
+                } = page.found
+                {
+                    admitted.late += u64::from(reference.created_at < mark);
+                }
+            }
+        }
+        return Ok(());
+    };
+    let today = day(page.now);
+    if listed_day < today {
+        c.prepare_cached("UPDATE event SET listed_day = ?1 WHERE event = ?2")?
+            .execute((today, event.0))?;
+    }
+    // A clinic that sees the id for the first time may have sinks that the first clinic did not have.
+    let first_sighting = lane != page.lane
+        && c.prepare_cached("INSERT OR IGNORE INTO sighting (event, lane) VALUES (?1, ?2)")?
+            .execute((event.0, page.lane.0))?
+            == 1;
+    if wanted == Wanted::EvenIfSeen || (first_sighting && wanted == Wanted::Yes) {
+        admitted.issued += issue_missing(c, event, sinks, reference.created_at, page.now)?;
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    No,
+    Yes,
+    EvenIfSeen,
+}
+
+fn wanted(found: Found, created_at: DateTime<Utc>) -> Wanted {
+    match found {
+        Found::BySweep { issue_from, .. } => {
+            if issue_from.is_some_and(|from| created_at < from) {
+                Wanted::No
+            } else {
+                Wanted::Yes
+            }
+        }
+        Found::ByJob { since, until, .. } => {
+            if created_at < since || until.is_some_and(|until| created_at >= until) {
+                Wanted::No
+            } else {
+                Wanted::EvenIfSeen
+            }
+        }
+    }
+}
+
+fn insert_event(
+    c: &Connection,
+    page: &Page,
+    reference: &Reference,
+    skipped: Option<&str>,
+) -> rusqlite::Result<EventKey> {
+    let found_by = match page.found {
+        Found::BySweep { sweep, .. } => sweep.as_str(),
+        Found::ByJob { .. } => "backfill",
+    };
+    c.prepare_cached(
+        "INSERT INTO event (id, type, created_at, clinic_id, lane, admitted_at, listed_day, found_by, skipped, fetch_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    )?
+    .execute((
+        reference.id.as_str(),
+        reference.event_type.as_str(),
+        ms(reference.created_at),
+        reference.clinic_id.as_ref().map(crate::domain::ClinicId::as_str),
+        page.lane.0,
+        ms(page.now),
+        day(page.now),
+        found_by,
+        skipped,
+        skipped.is_none().then(|| ms(reference.created_at.min(page.now))),
+    ))?;
+    Ok(EventKey(c.last_insert_rowid()))
+}
+
+/// Issues the deliveries of an event that has none yet.
+fn issue(
+    c: &Connection,
+    event: EventKey,
+    sinks: &[SinkId],
+    created_at: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> rusqlite::Result<u64> {
+    let mut issued = 0;
+    for sink in sinks {
+        issued += c
+            .prepare_cached(
+                "INSERT INTO delivery (event, sink, state, due_at, issued_at) VALUES (?1, ?2, 'queued', ?3, ?4)
+                 ON CONFLICT (event, sink, ordinal) DO NOTHING",
+            )?
+            .execute((event.0, sink.0, ms(created_at.min(now)), ms(now)))? as u64;
+    }
+    Ok(issued)
+}
+
+/// Issues what these sinks never had of an event that is known already, and asks for its detail again if need be.
+fn issue_missing(
+    c: &Connection,
+    event: EventKey,
+    sinks: &[SinkId],
+    created_at: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> rusqlite::Result<u64> {
+    let issued = issue(c, event, sinks, created_at, now)?;
+    if issued > 0 {
+        owe_detail(c, event, now)?;
+    }
+    Ok(issued)
+}
+
+/// Makes the queued deliveries of an event ready if its body is here, and its detail owed if it is not.
+pub(super) fn owe_detail(
+    c: &Connection,
+    event: EventKey,
+    now: DateTime<Utc>,
+) -> rusqlite::Result<()> {
+    let kept = c
+        .prepare_cached("UPDATE delivery SET ready = 1 WHERE event = ?1 AND state = 'queued' AND EXISTS (SELECT 1 FROM body WHERE event = ?1)")?
+        .execute([event.0])?
+        > 0;
+    c.prepare_cached(
+        "UPDATE event SET skipped = NULL, fetch_at = CASE WHEN ?1 THEN NULL ELSE coalesce(fetch_at, ?2) END WHERE event = ?3",
+    )?
+    .execute((kept, ms(now), event.0))
+    .map(drop)
+}
+
+fn quarantine(c: &Connection, page: &Page, reference: &Reference) -> rusqlite::Result<u64> {
+    let new = c
+        .prepare_cached(
+            "INSERT OR IGNORE INTO quarantine (lane, id, type, clinic_id, seen_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute((
+            page.lane.0,
+            reference.id.as_str(),
+            reference.event_type.as_str(),
+            reference.clinic_id.as_ref().map_or("", crate::domain::ClinicId::as_str),
+            ms(page.now),
+        ))?;
+    Ok(new as u64)
+}
+
+fn record_progress(c: &Connection, page: &Page, admitted: &Admitted) -> rusqlite::Result<()> {
+    match page.found {
+        Found::BySweep {
+            sweep, progress, ..
+        } => {
+            if let Some(progress) = progress {
+                c.prepare_cached(
+                    "UPDATE lane SET sweep = ?1, sweep_newest = ?2, sweep_reached = ?3, late = late + ?4 WHERE lane = ?5",
+                )?
+                .execute((
+                    sweep.as_str(),
+                    ms(progress.newest),
+                    ms(progress.reached),
+                    admitted.late,
+                    page.lane.0,
+                ))?;
+            }
+        }
+        Found::ByJob { job, reached, .. } => {
+            c.prepare_cached(
+                "UPDATE job_lane SET reached = ?1, listed = listed + ?2, issued = issued + ?3 WHERE job = ?4 AND lane = ?5",
+            )?
+            .execute((
+                ms(reached),
+                page.events.len(),
+                admitted.issued,
+                job,
+                page.lane.0,
+            ))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,267 @@
+//! The lanes: which sweep is due, how far it is, and how it ended.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, Row};
+
+use super::{LaneId, Ledger, SinkId, at, damaged, ms};
+use crate::domain::{Category, ClinicName, Lane, SinkName, Sweep};
+use crate::store::Unavailable;
+
+/// What the ledger knows of a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneState {
+    /// Its number.
+    pub id: LaneId,
+    /// Its clinic and category.
+    pub lane: Lane,
+    /// Set when the baseline began: what was created before is skipped while the baseline lasts.
+    pub issue_from: Option<DateTime<Utc>>,
+    /// One whole 30-day listing has been admitted.
+    pub baseline_done: bool,
+    /// Everything created up to here has been admitted.
+    pub complete_to: Option<DateTime<Utc>>,
+    /// A sweep that was begun and has not reached its end: which, the newest it saw, how far down it is.
+    pub open: Option<(Sweep, DateTime<Utc>, DateTime<Utc>)>,
+    /// When the next fast sweep is due.
+    pub fast_at: DateTime<Utc>,
+    /// When the next deep sweep is due.
+    pub deep_at: DateTime<Utc>,
+    /// When the next reconciling sweep is due.
+    pub reconcile_at: DateTime<Utc>,
+    /// Not before this time, after a failure.
+    pub retry_at: Option<DateTime<Utc>>,
+    /// Failures in a row.
+    pub failures: u32,
+}
+
+/// How a sweep ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SweepEnd {
+    /// The lane.
+    pub lane: LaneId,
+    /// Which sweep.
+    pub sweep: Sweep,
+    /// The newest `created_at` it saw; `None` if the list was empty.
+    pub newest: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub ended_at: DateTime<Utc>,
+    /// When each sweep is due again.
+    pub fast_at: DateTime<Utc>,
+    /// See `fast_at`.
+    pub deep_at: DateTime<Utc>,
+    /// See `fast_at`.
+    pub reconcile_at: DateTime<Utc>,
+}
+
+const COLUMNS: &str = "lane, clinic, category, issue_from, baseline_done, complete_to, sweep, sweep_newest, \
+                       sweep_reached, fast_at, deep_at, reconcile_at, retry_at, failures";
+
+impl Ledger {
+    /// Gives every lane of the configuration a row, and the numbers of all of them.
+    pub async fn enrol_lanes(&self, lanes: Vec<Lane>) -> Result<Vec<LaneId>, Unavailable> {
+        self.store
+            .write(move |c| {
+                lanes
+                    .iter()
+                    .map(|lane| {
+                        c.prepare_cached(
+                            "INSERT INTO lane (clinic, category) VALUES (?1, ?2)
+                             ON CONFLICT (clinic, category) DO UPDATE SET clinic = clinic RETURNING lane",
+                        )?
+                        .query_row((lane.clinic.as_str(), lane.category.as_str()), |row| {
+                            row.get(0).map(LaneId)
+                        })
+                    })
+                    .collect()
+            })
+            .await
+    }
+
+    /// Gives every sink of the configuration a row, and the numbers of all of them.
+    pub async fn enrol_sinks(
+        &self,
+        sinks: Vec<SinkName>,
+    ) -> Result<BTreeMap<SinkName, SinkId>, Unavailable> {
+        self.store
+            .write(move |c| {
+                sinks
+                    .into_iter()
+                    .map(|name| {
+                        let id = c
+                            .prepare_cached(
+                                "INSERT INTO sink (name) VALUES (?1)
+                                 ON CONFLICT (name) DO UPDATE SET name = name RETURNING sink",
+                            )?
+                            .query_row([name.as_str()], |row| row.get(0).map(SinkId))?;
+                        Ok((name, id))
+                    })
+                    .collect()
+            })
+            .await
+    }
+
+    /// The lanes with a sweep due at `now`, the longest due first.
+    pub async fn due_lanes(&self, now: DateTime<Utc>) -> Result<Vec<LaneState>, Unavailable> {
+        self.store
+            .read(move |c| {
+                c.prepare_cached(&format!(
+                    "SELECT {COLUMNS} FROM lane
+                     WHERE min(fast_at, deep_at, reconcile_at) <= ?1 AND coalesce(retry_at, 0) <= ?1
+                     ORDER BY min(fast_at, deep_at, reconcile_at), lane"
+                ))?
+                .query_map([ms(now)], lane_state)?
+                .collect()
+            })
+            .await
+    }
+
+    /// One lane.
+    pub async fn lane(&self, lane: LaneId) -> Result<LaneState, Unavailable> {
+        self.store
+            .read(move |c| {
+                c.prepare_cached(&format!("SELECT {COLUMNS} FROM lane WHERE lane = ?1"))?
+                    .query_row([lane.0], lane_state)
+            })
+            .await
+    }
+
+    /// Begins the baseline of a lane: what was created before `issue_from` will be skipped. A baseline that was begun
+    /// before keeps its own beginning.
+    pub async fn begin_baseline(
+        &self,
+        lane: LaneId,
+        issue_from: DateTime<Utc>,
+    ) -> Result<DateTime<Utc>, Unavailable> {
+        self.store
+            .write(move |c| {
+                c.prepare_cached(
+                    "UPDATE lane SET issue_from = coalesce(issue_from, ?1) WHERE lane = ?2 RETURNING issue_from",
+                )?
+                .query_row((ms(issue_from), lane.0), |row| row.get(0).map(at))
+            })
+            .await
+    }
+
+    /// A sweep reached its end: moves the mark, releases what it admitted, clears the trouble.
+    pub async fn end_sweep(&self, end: SweepEnd) -> Result<(), Unavailable> {
+        self.store.write(move |c| write_end(c, &end)).await
+    }
+
+    /// A sweep failed: the lane is due again at `retry_at`. Its mark and its place in the sweep stay.
+    pub async fn fail_sweep(
+        &self,
+        lane: LaneId,
+        trouble: String,
+        retry_at: DateTime<Utc>,
+    ) -> Result<(), Unavailable> {
+        self.store
+            .write(move |c| {
+                c.prepare_cached(
+                    "UPDATE lane SET failures = failures + 1, trouble = ?1, retry_at = ?2 WHERE lane = ?3",
+                )?
+                .execute((trouble, ms(retry_at), lane.0))
+                .map(drop)
+            })
+            .await
+    }
+
+    /// A 403: the lane is parked as *scope missing* and probed again at `probe_at`.
+    pub async fn park_lane(
+        &self,
+        lane: LaneId,
+        trouble: String,
+        now: DateTime<Utc>,
+        probe_at: DateTime<Utc>,
+    ) -> Result<(), Unavailable> {
+        self.store
+            .write(move |c| {
+                c.prepare_cached(
+                    "UPDATE lane SET parked_at = coalesce(parked_at, ?1), trouble = ?2, retry_at = ?3 WHERE lane = ?4",
+                )?
+                .execute((ms(now), trouble, ms(probe_at), lane.0))
+                .map(drop)
+            })
+            .await
+    }
+
+    /// A clinic has a new grant: its parked and failed lanes are tried at once.
+    pub async fn probe_clinic(&self, clinic: &ClinicName) -> Result<(), Unavailable> {
+        let clinic = clinic.as_str().to_owned();
+        self.store
+            .write(move |c| {
+                c.prepare_cached("UPDATE lane SET retry_at = NULL WHERE clinic = ?1")?
+                    .execute([clinic])
+                    .map(drop)
+            })
+            .await
+    }
+
+    /// Makes a sweep of every lane due now: what a one-shot run does.
+    pub async fn make_due(&self, lanes: Vec<LaneId>) -> Result<(), Unavailable> {
+        self.store
+            .write(move |c| {
+                for lane in lanes {
+                    c.prepare_cached(
+                        "UPDATE lane SET fast_at = 0, retry_at = NULL WHERE lane = ?1",
+                    )?
+                    .execute([lane.0])?;
+                }
+                Ok(())
+            })
+            .await
+    }
+}
+
+fn write_end(c: &Connection, end: &SweepEnd) -> rusqlite::Result<()> {
+    c.prepare_cached(
+        "UPDATE lane SET
+           complete_to = max(coalesce(complete_to, ?1), coalesce(?1, complete_to)),
+           baseline_done = baseline_done OR ?2,
+           released = coalesce((SELECT max(event) FROM event), 0),
+           sweep = NULL, sweep_newest = NULL, sweep_reached = NULL,
+           fast_at = ?3, deep_at = ?4, reconcile_at = ?5, polled_at = ?6,
+           failures = 0, retry_at = NULL, trouble = NULL, parked_at = NULL
+         WHERE lane = ?7",
+    )?
+    .execute((
+        end.newest.map(ms),
+        end.sweep == Sweep::Reconcile,
+        ms(end.fast_at),
+        ms(end.deep_at),
+        ms(end.reconcile_at),
+        ms(end.ended_at),
+        end.lane.0,
+    ))
+    .map(drop)
+}
+
+fn lane_state(row: &Row<'_>) -> rusqlite::Result<LaneState> {
+    let open = match (row.get::<_, Option<String>>(6)?, row.get(7)?, row.get(8)?) {
+        (Some(sweep), Some(newest), Some(reached)) => Some((
+            Sweep::parse(&sweep).ok_or_else(|| damaged(6, "an unknown sweep"))?,
+            at(newest),
+            at(reached),
+        )),
+        _ => None,
+    };
+    Ok(LaneState {
+        id: LaneId(row.get(0)?),
+        lane: Lane {
+            clinic: ClinicName::new(row.get::<_, String>(1)?)
+                .map_err(|_| damaged(1, "a malformed clinic name"))?,
+            category: Category::new(row.get::<_, String>(2)?)
+                .map_err(|_| damaged(2, "a malformed category"))?,
+        },
+        issue_from: row.get::<_, Option<i64>>(3)?.map(at),
+        baseline_done: row.get(4)?,
+        complete_to: row.get::<_, Option<i64>>(5)?.map(at),
+        open,
+        fast_at: at(row.get(9)?),
+        deep_at: at(row.get(10)?),
+        reconcile_at: at(row.get(11)?),
+        retry_at: row.get::<_, Option<i64>>(12)?.map(at),
+        failures: row.get(13)?,
+    })
+}

@@ -1,0 +1,93 @@
+//! The memory: what was listed, what is owed, what was handed over. Intake and outbox meet here and nowhere else.
+//!
+//! The invariants, each kept by one transaction and checked by `tests/it/world.rs` after every test:
+//!
+//! 1. An event id is admitted once: the first listing makes its row, every later one only a sighting.
+//! 2. issued = queued + claimed + held + dead + done + skipped, for every sink, always: a delivery is never deleted
+//!    while it is unsettled, and never leaves one state without entering another.
+//! 3. An event without a delivery has a reason in `skipped`; an event with one has none.
+//! 4. A claim is durable before its effect, and carries the owner's epoch and the attempt's number: at most one claim
+//!    of a delivery is live, and only the newest one may settle it.
+//! 5. `done` is final. A person's resend is a new delivery with the next ordinal.
+//! 6. *Complete-to* moves only when a sweep has reached its end, in the transaction that says so.
+//! 7. A body is kept exactly while some delivery of its event is not settled.
+//!
+//! There is no recovery code: what a crash leaves are rows that the next pass takes up by the same lines.
+
+mod details;
+mod intake;
+mod jobs;
+mod lanes;
+mod outbox;
+mod prune;
+mod query;
+
+use chrono::{DateTime, Utc};
+
+use crate::store::{Epoch, Store};
+
+pub use details::Owed;
+pub use intake::{Admitted, Found, Page, Progress};
+pub use jobs::{Job, JobLane, JobRequest, JobTotals};
+pub use lanes::{LaneState, SweepEnd};
+pub use outbox::{Claim, Settled};
+pub use prune::Pruned;
+pub use query::{DeliveryRow, EventFilter, EventRow, LaneRow, Query, SinkRow};
+
+/// The ledger's number of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneId(pub i64);
+
+/// The ledger's number of a sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SinkId(pub i64);
+
+/// The ledger's number of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventKey(pub i64);
+
+/// The ledger in the hands of its owner: the only one who admits, claims and settles.
+#[derive(Clone)]
+pub struct Ledger {
+    store: Store,
+    epoch: Epoch,
+}
+
+impl Ledger {
+    /// The ledger of an owned store.
+    pub fn new(store: Store, epoch: Epoch) -> Self {
+        Self { store, epoch }
+    }
+
+    /// The questions that anybody may ask.
+    pub fn query(&self) -> Query {
+        Query::new(self.store.clone())
+    }
+}
+
+/// Where a body is sealed to: it opens only in its own row.
+fn body_place(event: EventKey) -> String {
+    format!("body/{}", event.0)
+}
+
+fn ms(at: DateTime<Utc>) -> i64 {
+    at.timestamp_millis()
+}
+
+fn at(ms: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(ms).unwrap_or_default()
+}
+
+/// Days since 1970, by UTC.
+fn day(at: DateTime<Utc>) -> i64 {
+    at.timestamp().div_euclid(86_400)
+}
+
+/// A value of the ledger that its own writers cannot have produced: the file was changed by somebody else.
+fn damaged(column: usize, what: &str) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(
+        column,
+        rusqlite::types::Type::Text,
+        format!("the ledger holds {what}").into(),
+    )
+}

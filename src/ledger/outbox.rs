@@ -1,0 +1,386 @@
+//! The outbox: what is due is claimed, and what was claimed is settled.
+//!
+//! A [`Claim`] exists only after its row is durable, and settling consumes it. A claim of an owner that is gone, or of
+//! an attempt that is not the newest any more, changes nothing when it is settled: it is fenced.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::{EventKey, Ledger, SinkId, at, body_place, damaged, intake, ms};
+use crate::decide::{Decision, Facts};
+use crate::domain::{
+    ClinicId, ClinicName, DeliveryId, DeliveryState, EventBody, EventId, EventType, Parcel,
+};
+use crate::sinks::{Checkpoint, Orphan, Resumed};
+use crate::store::{Epoch, Unavailable};
+
+/// An event of a sweep that has not ended may be claimed after this time all the same: a long sweep must not hold
+/// back what it found first.
+const LONGEST_WAIT_FOR_SWEEP: TimeDelta = TimeDelta::seconds(30);
+
+/// The right to attempt a delivery once. Dropping it without settling leaves the delivery claimed until the next
+/// start finds it as an orphan.
+#[must_use]
+pub struct Claim {
+    /// What the sink is handed.
+    pub parcel: Parcel,
+    /// What the decision needs to know.
+    pub facts: Facts,
+    event: EventKey,
+    epoch: Epoch,
+}
+
+/// What settling changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Deliveries settled or given back.
+    pub changed: usize,
+    /// Claims that were not the newest any more: nothing was changed for them.
+    pub fenced: usize,
+}
+
+struct Due {
+    delivery: DeliveryId,
+    event: EventKey,
+    facts: Facts,
+    id: EventId,
+    event_type: EventType,
+    created_at: DateTime<Utc>,
+    clinic: ClinicName,
+    clinic_id: Option<ClinicId>,
+    sealed: Option<Vec<u8>>,
+}
+
+impl Ledger {
+    /// Claims at most `limit` deliveries of a sink that are due at `now`, the oldest event first.
+    pub async fn claim(
+        &self,
+        sink: SinkId,
+        limit: usize,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Claim>, Unavailable> {
+        let epoch = self.epoch;
+        let due = self
+            .store
+            .write(move |c| claim(c, sink, limit, epoch, now))
+            .await?;
+        let mut claims = Vec::with_capacity(due.len());
+        let mut unreadable = Vec::new();
+        for row in due {
+            let opened = row.sealed.as_deref().and_then(|sealed| {
+                let opened = self.store.sealer().open(&body_place(row.event), sealed);
+                opened.and_then(crate::store::Opened::into_text).ok()
+            });
+            match opened {
+                Some(json) => claims.push(Claim {
+                    parcel: Parcel {
+                        delivery: row.delivery,
+                        attempt: row.facts.attempt,
+                        event: row.id,
+                        event_type: row.event_type,
+                        created_at: row.created_at,
+                        clinic: row.clinic,
+                        clinic_id: row.clinic_id,
+                        body: EventBody::from_json(json),
+                    },
+                    facts: row.facts,
+                    event: row.event,
+                    epoch,
+                }),
+                None => unreadable.push((row.delivery, row.event)),
+            }
+        }
+        if !unreadable.is_empty() {
+            self.fetch_again(unreadable, now).await?;
+        }
+        claims.sort_by(|a, b| {
+            (a.parcel.created_at, &a.parcel.event).cmp(&(b.parcel.created_at, &b.parcel.event))
+        });
+        Ok(claims)
+    }
+
+    /// When the next delivery of a sink is due; `None` if none is queued with its body here.
+    pub async fn next_due(&self, sink: SinkId) -> Result<Option<DateTime<Utc>>, Unavailable> {
+        self.store
+            .read(move |c| {
+                c.prepare_cached(
+                    "SELECT due_at FROM delivery WHERE sink = ?1 AND state = 'queued' AND ready = 1
+                     ORDER BY due_at LIMIT 1",
+                )?
+                .query_row([sink.0], |row| row.get(0).map(at))
+                .optional()
+            })
+            .await
+    }
+
+    /// Settles claims by their decisions, and the sink's checkpoint with them, in one transaction.
+    pub async fn settle(
+        &self,
+        sink: SinkId,
+        decided: Vec<(Claim, Decision)>,
+        checkpoint: Option<Checkpoint>,
+        now: DateTime<Utc>,
+    ) -> Result<Settled, Unavailable> {
+        self.store
+            .write(move |c| {
+                let mut settled = Settled::default();
+                for (claim, decision) in decided {
+                    if settle(c, &claim, &decision, now)? {
+                        settled.changed += 1;
+                    } else {
+                        settled.fenced += 1;
+                    }
+                }
+                write_checkpoint(c, sink, checkpoint.as_ref())?;
+                Ok(settled)
+            })
+            .await
+    }
+
+    /// Gives claims back unattempted, as if they had never been made: a clean stop, or a sink that stopped.
+    pub async fn give_back(&self, claims: Vec<Claim>) -> Result<(), Unavailable> {
+        self.store
+            .write(move |c| {
+                for claim in claims {
+                    c.prepare_cached(
+                        "UPDATE delivery SET state = 'queued', attempts = attempts - 1
+                         WHERE delivery = ?1 AND state = 'claimed' AND epoch = ?2 AND attempts = ?3",
+                    )?
+                    .execute((
+                        claim.parcel.delivery.0,
+                        claim.epoch.0,
+                        claim.parcel.attempt,
+                    ))?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    /// What a sink's last checkpoint was, and which of its deliveries an earlier owner left claimed.
+    pub async fn orphans(
+        &self,
+        sink: SinkId,
+    ) -> Result<(Option<Checkpoint>, Vec<Orphan>), Unavailable> {
+        let epoch = self.epoch;
+        self.store
+            .read(move |c| {
+                let checkpoint = c
+                    .prepare_cached("SELECT checkpoint FROM sink WHERE sink = ?1")?
+                    .query_row([sink.0], |row| row.get::<_, Option<String>>(0))?;
+                let orphans = c
+                    .prepare_cached(
+                        "SELECT delivery, id FROM delivery JOIN event USING (event)
+                         WHERE sink = ?1 AND state = 'claimed' AND epoch < ?2 ORDER BY delivery",
+                    )?
+                    .query_map((sink.0, epoch.0), |row| {
+                        Ok(Orphan {
+                            delivery: DeliveryId(row.get(0)?),
+                            event: EventId::new(row.get::<_, String>(1)?)
+                                .map_err(|_| damaged(1, "a malformed event id"))?,
+                        })
+                    })?
+                    .collect::<rusqlite::Result<_>>()?;
+                Ok((checkpoint.map(Checkpoint), orphans))
+            })
+            .await
+    }
+
+    /// Settles what a sink found out about its orphans. `doubtful` says what becomes of those of which nothing is
+    /// known: [`DeliveryState::Held`] or [`DeliveryState::Queued`].
+    pub async fn settle_orphans(
+        &self,
+        sink: SinkId,
+        resumed: Resumed,
+        doubtful: DeliveryState,
+        now: DateTime<Utc>,
+    ) -> Result<(), Unavailable> {
+        const STOPPED: &str = "the daemon ended while this was being delivered";
+        let epoch = self.epoch;
+        self.store
+            .write(move |c| {
+                let groups = [
+                    (resumed.adopted, DeliveryState::Done, None),
+                    (resumed.absent, DeliveryState::Queued, None),
+                    (resumed.doubtful, doubtful, Some(STOPPED)),
+                ];
+                for (deliveries, state, reason) in groups {
+                    for delivery in deliveries {
+                        let event = c
+                            .prepare_cached(
+                                "UPDATE delivery SET state = ?1, reason = ?2,
+                                   settled_at = CASE ?1 WHEN 'queued' THEN NULL ELSE ?3 END
+                                 WHERE delivery = ?4 AND state = 'claimed' AND epoch < ?5 RETURNING event",
+                            )?
+                            .query_row(
+                                (state.as_str(), reason, ms(now), delivery.0, epoch.0),
+                                |row| row.get(0).map(EventKey),
+                            )
+                            .optional()?;
+                        if let Some(event) = event {
+                            forget_body(c, event)?;
+                        }
+                    }
+                }
+                write_checkpoint(c, sink, resumed.checkpoint.as_ref())
+            })
+            .await
+    }
+
+    /// A body does not open (damaged on disk): the delivery waits and the detail is owed again.
+    async fn fetch_again(
+        &self,
+        deliveries: Vec<(DeliveryId, EventKey)>,
+        now: DateTime<Utc>,
+    ) -> Result<(), Unavailable> {
+        self.store
+            .write(move |c| {
+                for (delivery, event) in deliveries {
+                    c.prepare_cached("DELETE FROM body WHERE event = ?1")?
+                        .execute([event.0])?;
+                    c.prepare_cached(
+                        "UPDATE delivery SET state = 'queued', attempts = attempts - 1 WHERE delivery = ?1 AND state = 'claimed'",
+                    )?
+                    .execute([delivery.0])?;
+                    c.prepare_cached("UPDATE delivery SET ready = 0 WHERE event = ?1 AND state = 'queued'")?
+                        .execute([event.0])?;
+                    intake::owe_detail(c, event, now)?;
+                }
+                Ok(())
+            })
+            .await
+    }
+}
+
+fn claim(
+    c: &Connection,
+    sink: SinkId,
+    limit: usize,
+    epoch: Epoch,
+    now: DateTime<Utc>,
+) -> rusqlite::Result<Vec<Due>> {
+    let due: Vec<Due> = c
+        .prepare_cached(
+            "SELECT d.delivery, d.event, d.attempts, d.refusals, d.issued_at,
+                    e.id, e.type, e.created_at, l.clinic, e.clinic_id, b.sealed
+             FROM delivery d JOIN event e ON e.event = d.event JOIN lane l ON l.lane = e.lane
+                  LEFT JOIN body b ON b.event = d.event
+             WHERE d.sink = ?1 AND d.state = 'queued' AND d.ready = 1 AND d.due_at <= ?2
+               AND (e.event <= l.released OR e.admitted_at <= ?3)
+             ORDER BY d.due_at, d.delivery LIMIT ?4",
+        )?
+        .query_map(
+            (sink.0, ms(now), ms(now - LONGEST_WAIT_FOR_SWEEP), limit),
+            due,
+        )?
+        .collect::<rusqlite::Result<_>>()?;
+    for row in &due {
+        c.prepare_cached(
+            "UPDATE delivery SET state = 'claimed', attempts = ?1, epoch = ?2 WHERE delivery = ?3",
+        )?
+        .execute((row.facts.attempt, epoch.0, row.delivery.0))?;
+    }
+    Ok(due)
+}
+
+fn due(row: &Row<'_>) -> rusqlite::Result<Due> {
+    Ok(Due {
+        delivery: DeliveryId(row.get(0)?),
+        event: EventKey(row.get(1)?),
+        facts: Facts {
+            attempt: row.get::<_, u32>(2)?.saturating_add(1),
+            refusals: row.get(3)?,
+            issued_at: at(row.get(4)?),
+        },
+        id: EventId::new(row.get::<_, String>(5)?)
+            .map_err(|_| damaged(5, "a malformed event id"))?,
+        event_type: EventType::new(row.get::<_, String>(6)?)
+            .map_err(|_| damaged(6, "a malformed event type"))?,
+        created_at: at(row.get(7)?),
+        clinic: ClinicName::new(row.get::<_, String>(8)?)
+            .map_err(|_| damaged(8, "a malformed clinic name"))?,
+        clinic_id: row
+            .get::<_, Option<String>>(9)?
+            .map(ClinicId::new)
+            .transpose()
+            .map_err(|_| damaged(9, "a malformed clinic id"))?,
+        sealed: row.get(10)?,
+    })
+}
+
+/// Whether the claim was the newest one and the delivery is settled by it.
+fn settle(
+    c: &Connection,
+    claim: &Claim,
+    decision: &Decision,
+    now: DateTime<Utc>,
+) -> rusqlite::Result<bool> {
+    let (state, due_at, refusals, reason) = match decision {
+        Decision::Done => (DeliveryState::Done, None, claim.facts.refusals, None),
+        Decision::Again {
+            at,
+            refusals,
+            reason,
+        } => (
+            DeliveryState::Queued,
+            Some(ms(*at)),
+            *refusals,
+            Some(reason),
+        ),
+        Decision::Held { reason } => (
+            DeliveryState::Held,
+            None,
+            claim.facts.refusals,
+            Some(reason),
+        ),
+        Decision::Dead { reason } => (
+            DeliveryState::Dead,
+            None,
+            claim.facts.refusals,
+            Some(reason),
+        ),
+    };
+    let changed = c
+        .prepare_cached(
+            "UPDATE delivery SET state = ?1, due_at = coalesce(?2, due_at), refusals = ?3, reason = ?4,
+               settled_at = CASE ?1 WHEN 'queued' THEN NULL ELSE ?5 END
+             WHERE delivery = ?6 AND state = 'claimed' AND epoch = ?7 AND attempts = ?8",
+        )?
+        .execute((
+            state.as_str(),
+            due_at,
+            refusals,
+            reason,
+            ms(now),
+            claim.parcel.delivery.0,
+            claim.epoch.0,
+            claim.parcel.attempt,
+        ))?
+        == 1;
+    if changed && state == DeliveryState::Done {
+        forget_body(c, claim.event)?;
+    }
+    Ok(changed)
+}
+
+/// Drops the body of an event when no delivery of it is open any more.
+fn forget_body(c: &Connection, event: EventKey) -> rusqlite::Result<()> {
+    c.prepare_cached(
+        "DELETE FROM body WHERE event = ?1 AND NOT EXISTS
+           (SELECT 1 FROM delivery WHERE event = ?1 AND state NOT IN ('done', 'skipped'))",
+    )?
+    .execute([event.0])
+    .map(drop)
+}
+
+fn write_checkpoint(
+    c: &Connection,
+    sink: SinkId,
+    checkpoint: Option<&Checkpoint>,
+) -> rusqlite::Result<()> {
+    if let Some(Checkpoint(text)) = checkpoint {
+        c.prepare_cached("UPDATE sink SET checkpoint = ?1 WHERE sink = ?2")?
+            .execute((text, sink.0))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,52 @@
+//! Forgetting: an id that the vendor has not listed for 35 days can never be listed again (it lists 30).
+//!
+//! Pruned by *last listed*, never by age alone; never an event with an unsettled delivery; and only when the caller
+//! has just heard from the vendor that the clocks agree: a clock that jumped would purge the memory, and everything
+//! would be delivered a second time.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{Ledger, day};
+use crate::store::Unavailable;
+
+/// The vendor lists 30 days; five more are kept.
+const KEPT_DAYS: i64 = 35;
+/// The most rows forgotten in one transaction.
+const LARGEST_BATCH: u32 = 1_000;
+/// Clocks that differ by more than this do not agree.
+const CLOCKS_AGREE: TimeDelta = TimeDelta::hours(1);
+
+/// What pruning did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pruned {
+    /// So many events were forgotten.
+    Forgotten(usize),
+    /// Nothing: this machine's clock and the vendor's disagree.
+    ClocksDisagree,
+}
+
+impl Ledger {
+    /// Forgets a batch. `server_now` is the `Date` of a reply that has just come.
+    pub async fn prune(
+        &self,
+        now: DateTime<Utc>,
+        server_now: DateTime<Utc>,
+    ) -> Result<Pruned, Unavailable> {
+        if (now - server_now).abs() > CLOCKS_AGREE {
+            return Ok(Pruned::ClocksDisagree);
+        }
+        let before = day(now.min(server_now)) - KEPT_DAYS;
+        self.store
+            .write(move |c| {
+                c.prepare_cached(
+                    "DELETE FROM event WHERE event IN (
+                       SELECT event FROM event e WHERE listed_day < ?1 AND NOT EXISTS
+                         (SELECT 1 FROM delivery d WHERE d.event = e.event AND d.state NOT IN ('done', 'skipped'))
+                       LIMIT ?2)",
+                )?
+                .execute((before, LARGEST_BATCH))
+                .map(Pruned::Forgotten)
+            })
+            .await
+    }
+}

@@ -1,0 +1,350 @@
+//! What anybody may ask of the ledger: for `status`, `events` and the tests' oracle. Nothing here refreshes, claims
+//! or fetches.
+
+use chrono::{DateTime, Utc};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
+
+use super::{EventKey, at, damaged, intake, ms};
+use crate::domain::{DeliveryId, DeliveryState};
+use crate::store::{Store, Unavailable};
+
+/// The questions.
+#[derive(Clone)]
+pub struct Query {
+    pub(super) store: Store,
+}
+
+/// A lane as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneRow {
+    /// The clinic's name.
+    pub clinic: String,
+    /// The category.
+    pub category: String,
+    /// Whether the first whole listing is complete.
+    pub baseline_done: bool,
+    /// The last sweep that reached its end.
+    pub polled_at: Option<DateTime<Utc>>,
+    /// Parked as *scope missing* since.
+    pub parked_at: Option<DateTime<Utc>>,
+    /// The last failure in words, until a sweep succeeds.
+    pub trouble: Option<String>,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Not before this time, after a failure.
+    pub retry_at: Option<DateTime<Utc>>,
+    /// Events that only a later sweep found.
+    pub late: u64,
+    /// Events admitted since the time asked for.
+    pub new: u64,
+    /// Events quarantined: they name another clinic.
+    pub quarantined: u64,
+    /// Details owed.
+    pub owed: u64,
+}
+
+/// A sink as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinkRow {
+    /// Its name.
+    pub name: String,
+    /// How many deliveries are in each state, in the order of [`DeliveryState::ALL`].
+    pub counts: [u64; 6],
+    /// When the oldest unsettled event happened.
+    pub oldest: Option<DateTime<Utc>>,
+    /// How the last failed attempt of a queued delivery ended.
+    pub trouble: Option<String>,
+}
+
+impl SinkRow {
+    /// How many deliveries are in a state.
+    pub fn count(&self, state: DeliveryState) -> u64 {
+        DeliveryState::ALL
+            .into_iter()
+            .zip(self.counts)
+            .find_map(|(each, count)| (each == state).then_some(count))
+            .unwrap_or_default()
+    }
+}
+
+/// An event as people see it: no health data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRow {
+    /// Fullscript's id.
+    pub id: String,
+    /// Its type.
+    pub event_type: String,
+    /// When it happened.
+    pub created_at: DateTime<Utc>,
+    /// The clinic that listed it first.
+    pub clinic: String,
+    /// When this program saw it.
+    pub admitted_at: DateTime<Utc>,
+    /// By which sweep.
+    pub found_by: String,
+    /// Why no sink gets it.
+    pub skipped: Option<String>,
+    /// Why its detail is not here yet.
+    pub fetch_trouble: Option<String>,
+    /// Its deliveries.
+    pub deliveries: Vec<DeliveryRow>,
+}
+
+/// A delivery as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliveryRow {
+    /// Its number.
+    pub delivery: DeliveryId,
+    /// The sink.
+    pub sink: String,
+    /// Which resend it is; the first is 1.
+    pub ordinal: u32,
+    /// Where it stands.
+    pub state: DeliveryState,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// When it is due, if it is queued.
+    pub due_at: DateTime<Utc>,
+    /// When it was settled.
+    pub settled_at: Option<DateTime<Utc>>,
+    /// How the last attempt ended, or why it was skipped.
+    pub reason: Option<String>,
+}
+
+/// Which events are asked for. Absent filters mean all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    /// Of this clinic.
+    pub clinic: Option<String>,
+    /// Of this type, with `*` and `?` and `[seq]` as SQLite's `GLOB` has them.
+    pub event_type: Option<String>,
+    /// With a delivery in this state.
+    pub state: Option<DeliveryState>,
+    /// With a delivery to this sink.
+    pub sink: Option<String>,
+    /// At most so many, the newest first.
+    pub limit: u32,
+}
+
+impl Query {
+    /// The questions to a store.
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// Whether the database answers a read: what the watchdog asks.
+    pub async fn answers(&self) -> Result<(), Unavailable> {
+        self.store
+            .read(|c| c.query_row("SELECT epoch FROM instance", (), |_| Ok(())))
+            .await
+    }
+
+    /// Every lane, with what it admitted since `since`.
+    pub async fn lanes(&self, since: DateTime<Utc>) -> Result<Vec<LaneRow>, Unavailable> {
+        self.store
+            .read(move |c| {
+                c.prepare(
+                    "SELECT clinic, category, baseline_done, polled_at, parked_at, trouble, failures, retry_at, late,
+                       (SELECT count(*) FROM event e WHERE e.lane = lane.lane AND admitted_at >= ?1
+                          AND skipped IS NOT 'baseline'),
+                       (SELECT count(*) FROM quarantine q WHERE q.lane = lane.lane),
+                       (SELECT count(*) FROM event e WHERE e.lane = lane.lane AND fetch_at IS NOT NULL)
+                     FROM lane ORDER BY clinic, category",
+                )?
+                .query_map([ms(since)], |row| {
+                    Ok(LaneRow {
+                        clinic: row.get(0)?,
+                        category: row.get(1)?,
+                        baseline_done: row.get(2)?,
+                        polled_at: time(row, 3)?,
+                        parked_at: time(row, 4)?,
+                        trouble: row.get(5)?,
+                        failures: row.get(6)?,
+                        retry_at: time(row, 7)?,
+                        late: row.get(8)?,
+                        new: row.get(9)?,
+                        quarantined: row.get(10)?,
+                        owed: row.get(11)?,
+                    })
+                })?
+                .collect()
+            })
+            .await
+    }
+
+    /// Every sink that has ever been configured.
+    pub async fn sinks(&self) -> Result<Vec<SinkRow>, Unavailable> {
+        self.store.read(sinks).await
+    }
+
+    /// Events, the newest first.
+    pub async fn events(&self, filter: EventFilter) -> Result<Vec<EventRow>, Unavailable> {
+        self.store.read(move |c| events(c, &filter)).await
+    }
+
+    /// One event.
+    pub async fn event(&self, id: String) -> Result<Option<EventRow>, Unavailable> {
+        self.store
+            .read(move |c| {
+                c.prepare(&format!("{SELECT_EVENT} WHERE id = ?1"))?
+                    .query_row([id], |row| event_row(c, row))
+                    .optional()
+            })
+            .await
+    }
+
+    /// Issues a new delivery of an event to a sink that had it: a person's resend. Gives its number, or `None` if the
+    /// sink never had the event or has it still open.
+    pub async fn resend(
+        &self,
+        id: String,
+        sink: String,
+        now: DateTime<Utc>,
+    ) -> Result<Option<DeliveryId>, Unavailable> {
+        self.store
+            .write(move |c| {
+                let newest: Option<(i64, i64, u32, i64)> = c
+                    .prepare(
+                        "SELECT d.event, d.sink, max(ordinal), e.created_at FROM delivery d
+                           JOIN event e USING (event) JOIN sink s USING (sink)
+                         WHERE e.id = ?1 AND s.name = ?2 AND NOT EXISTS
+                           (SELECT 1 FROM delivery o WHERE o.event = d.event AND o.sink = d.sink
+                              AND o.state IN ('queued', 'claimed'))
+                         GROUP BY d.event, d.sink",
+                    )?
+                    .query_row((id, sink), |row| {
+                        Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+                    })
+                    .optional()?;
+                let Some((event, sink, ordinal, _)) = newest else {
+                    return Ok(None);
+                };
+                c.execute(
+                    "INSERT INTO delivery (event, sink, ordinal, state, due_at, issued_at) VALUES (?1, ?2, ?3, 'queued', ?4, ?4)",
+                    (event, sink, ordinal + 1, ms(now)),
+                )?;
+                let delivery = DeliveryId(c.last_insert_rowid());
+                intake::owe_detail(c, EventKey(event), now)?;
+                Ok(Some(delivery))
+            })
+            .await
+    }
+}
+
+const SELECT_EVENT: &str =
+    "SELECT event, id, type, created_at, clinic, admitted_at, found_by, skipped, fetch_trouble
+     FROM event JOIN lane USING (lane)";
+
+fn events(c: &Connection, filter: &EventFilter) -> rusqlite::Result<Vec<EventRow>> {
+    let mut wheres = vec!["1".to_owned()];
+    let mut values: Vec<Value> = Vec::new();
+    let mut filters = vec![
+        ("clinic = ?", filter.clinic.clone()),
+        ("type GLOB ?", filter.event_type.clone()),
+        (
+            "event IN (SELECT event FROM delivery WHERE state = ?)",
+            filter.state.map(|state| state.as_str().to_owned()),
+        ),
+        (
+            "event IN (SELECT event FROM delivery JOIN sink USING (sink) WHERE name = ?)",
+            filter.sink.clone(),
+        ),
+    ];
+    for (sql, value) in filters.drain(..) {
+        if let Some(value) = value {
+            wheres.push(sql.to_owned());
+            values.push(value.into());
+        }
+    }
+    values.push(filter.limit.into());
+    c.prepare(&format!(
+        "{SELECT_EVENT} WHERE {} ORDER BY created_at DESC, id LIMIT ?",
+        wheres.join(" AND ")
+    ))?
+    .query_map(params_from_iter(values), |row| event_row(c, row))?
+    .collect()
+}
+
+fn event_row(c: &Connection, row: &Row<'_>) -> rusqlite::Result<EventRow> {
+    let event: i64 = row.get(0)?;
+    let deliveries = c
+        .prepare_cached(
+            "SELECT delivery, name, ordinal, state, attempts, due_at, settled_at, reason
+             FROM delivery JOIN sink USING (sink) WHERE event = ?1 ORDER BY name, ordinal",
+        )?
+        .query_map([event], |row| {
+            Ok(DeliveryRow {
+                delivery: DeliveryId(row.get(0)?),
+                sink: row.get(1)?,
+                ordinal: row.get(2)?,
+                state: state(row, 3)?,
+                attempts: row.get(4)?,
+                due_at: at(row.get(5)?),
+                settled_at: time(row, 6)?,
+                reason: row.get(7)?,
+            })
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(EventRow {
+        id: row.get(1)?,
+        event_type: row.get(2)?,
+        created_at: at(row.get(3)?),
+        clinic: row.get(4)?,
+        admitted_at: at(row.get(5)?),
+        found_by: row.get(6)?,
+        skipped: row.get(7)?,
+        fetch_trouble: row.get(8)?,
+        deliveries,
+    })
+}
+
+fn sinks(c: &Connection) -> rusqlite::Result<Vec<SinkRow>> {
+    let mut rows: Vec<(i64, SinkRow)> = c
+        .prepare(
+            "SELECT sink, name,
+               (SELECT min(e.created_at) FROM delivery d JOIN event e USING (event)
+                  WHERE d.sink = sink.sink AND d.state IN ('queued', 'claimed')),
+               (SELECT reason FROM delivery d WHERE d.sink = sink.sink AND d.state = 'queued' AND reason IS NOT NULL
+                  ORDER BY due_at DESC LIMIT 1)
+             FROM sink ORDER BY name",
+        )?
+        .query_map((), |row| {
+            Ok((
+                row.get(0)?,
+                SinkRow {
+                    name: row.get(1)?,
+                    counts: [0; 6],
+                    oldest: time(row, 2)?,
+                    trouble: row.get(3)?,
+                },
+            ))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut statement =
+        c.prepare("SELECT sink, state, count(*) FROM delivery GROUP BY sink, state")?;
+    let mut counts = statement.query(())?;
+    while let Some(row) = counts.next()? {
+        let (sink, state, count) = (row.get::<_, i64>(0)?, state(row, 1)?, row.get(2)?);
+        let place = DeliveryState::ALL
+            .into_iter()
+            .position(|each| each == state);
+        let sink = rows.iter_mut().find(|(id, _)| *id == sink);
+        if let Some(slot) = sink
+            .zip(place)
+            .and_then(|((_, row), n)| row.counts.get_mut(n))
+        {
+            *slot = count;
+        }
+    }
+    Ok(rows.into_iter().map(|(_, row)| row).collect())
+}
+
+fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<DateTime<Utc>>> {
+    Ok(row.get::<_, Option<i64>>(column)?.map(at))
+}
+
+fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<DeliveryState> {
+    DeliveryState::parse(row.get_ref(column)?.as_str()?)
+        .ok_or_else(|| damaged(column, "an unknown delivery state"))
+}

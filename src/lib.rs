@@ -14,3 +14,4 @@ pub mod route;
 pub mod simulator;
 pub mod sinks;
 pub mod store;
+pub mod token;

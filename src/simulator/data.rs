@@ -1,0 +1,294 @@
+//! The bodies of events, in the shapes of `fullscript-api.md` §2, made from the seed and the event's index: the same
+//! event has the same bytes at every retrieve. Nobody in them exists.
+
+use chrono::{DateTime, FixedOffset, TimeDelta};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::events::created_at;
+use super::seeded::Seeded;
+
+/// What a body is made of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facts<'a> {
+    pub(super) seed: u64,
+    pub(super) index: u32,
+    pub(super) id: &'a str,
+    pub(super) event_type: &'a str,
+    pub(super) created: i64,
+    pub(super) clinic_id: Option<&'a str>,
+}
+
+/// An event as lists show it.
+#[derive(Serialize)]
+pub(super) struct Reference<'a> {
+    pub(super) id: &'a str,
+    #[serde(rename = "type")]
+    pub(super) event_type: &'a str,
+    pub(super) created_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) clinic_id: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Event<'a> {
+    #[serde(flatten)]
+    reference: Reference<'a>,
+    data: Value,
+}
+
+#[derive(Serialize)]
+struct Reply<'a> {
+    event: Event<'a>,
+}
+
+/// The whole reply of a retrieve.
+pub(super) fn reply(facts: &Facts<'_>) -> String {
+    let event = Event {
+        reference: Reference {
+            id: facts.id,
+            event_type: facts.event_type,
+            created_at: created_at(facts.created),
+            clinic_id: facts.clinic_id,
+        },
+        data: data(facts),
+    };
+    serde_json::to_string(&Reply { event }).unwrap_or_default()
+}
+
+const FIRST: &[&str] = &[
+    "Ada", "Bo", "Chloë", "Dmitri", "Efua", "Fay", "Grace", "Hiro",
+];
+const LAST: &[&str] = &[
+    "Example",
+    "Sample",
+    "Tester",
+    "Placeholder",
+    "O'Mock",
+    "von Probe",
+];
+const PRODUCTS: &[&str] = &[
+    "Vitamin D3 1000 IU",
+    "Magnesium Glycinate",
+    "Omega-3",
+    "Zinc Picolinate",
+    "Ashwagandha",
+];
+const BRANDS: &[&str] = &["Sample Labs", "Example Naturals", "Placeholder Health"];
+
+fn data(facts: &Facts<'_>) -> Value {
+    let mut random = Seeded::new(facts.seed, u64::from(facts.index));
+    let mut data = match facts.event_type {
+        "patient.created" | "patient.updated" => json!({ "patient": patient(&mut random) }),
+        "patient.emancipated" => {
+            let mut patient = patient(&mut random);
+            patient.insert("is_dependent".to_owned(), json!(false));
+            patient.insert("guardian_patient_id".to_owned(), json!(random.uuid()));
+            json!({ "patient": patient })
+        }
+        "order.placed" => order(&mut random, facts.created),
+        "lab_order.updated" => json!({ "lab_order": lab_order(&mut random) }),
+        "product.created" => product(&mut random),
+        other if other.starts_with("treatment_plan.") => {
+            json!({ "treatment_plan": treatment_plan(&mut random, facts.created) })
+        }
+        other if other.starts_with("product.") => json!({ "product": product(&mut random) }),
+        other => {
+            let key = other.split('.').next().unwrap_or(other);
+            json!({ key: { "id": random.uuid() } })
+        }
+    };
+    // New keys are declared non-breaking: some events have one.
+    if let (0, Value::Object(object)) = (random.below(8), &mut data) {
+        object.insert(
+            "added_later".to_owned(),
+            json!({ "note": "a key that is documented nowhere" }),
+        );
+    }
+    data
+}
+
+fn patient(random: &mut Seeded) -> Map<String, Value> {
+    let (first, last) = (random.pick(FIRST), random.pick(LAST));
+    let born = match random.below(4) {
+        0 => Value::Null,
+        n => json!(format!(
+            "19{}-0{}-1{}",
+            50 + random.below(50),
+            1 + random.below(9),
+            n
+        )),
+    };
+    let gender = match random.below(4) {
+        0 => Value::Null,
+        1 => json!("male"),
+        2 => json!("female"),
+        _ => json!("x"),
+    };
+    let patient = json!({
+        "id": random.uuid(),
+        "first_name": first,
+        "last_name": last,
+        "email": format!("patient{}@example.test", random.below(100_000)),
+        "date_of_birth": born,
+        "gender": gender,
+        "discount": random.below(30),
+        "total_discount": random.below(35),
+        "mobile_number": if random.below(2) == 0 { Value::Null } else { json!("+15555550100") },
+        "text_message_notification": random.below(2) == 0,
+        "archived": false,
+        "metadata": { "id": format!("emr-{}", random.below(100_000)) },
+    });
+    match patient {
+        Value::Object(object) => object,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            Map::new()
+        }
+    }
+}
+
+fn treatment_plan(random: &mut Seeded, created: i64) -> Value {
+    let recommendations: Vec<Value> = (0..=random.below(3))
+        .map(|_| {
+            json!({
+                "variant_id": random.uuid(),
+                "refill": random.below(2) == 0,
+                "units_to_purchase": 1 + random.below(3),
+                "take_with": "water",
+                "dosage": {
+                    "recommended_amount": (1 + random.below(3)).to_string(),
+                    "recommended_frequency": "twice per day",
+                    "recommended_duration": "1 month",
+                    "format": "capsule",
+                    "additional_info": "with food",
+                    "time_of_day": ["morning", "evening"],
+                },
+            })
+        })
+        .collect();
+    let mut plan = json!({
+        "id": random.uuid(),
+        "available_at": created_at(created),
+        "patient": { "id": random.uuid() },
+        "practitioner": { "id": random.uuid() },
+        "recommendations": recommendations,
+        "resources": [],
+    });
+    if let Value::Object(plan) = &mut plan {
+        // Which of the two it is depends on the app's patch version.
+        if random.below(2) == 0 {
+            plan.insert("state".to_owned(), json!("active"));
+        } else {
+            plan.insert("active".to_owned(), json!("true"));
+        }
+        if random.below(3) == 0 {
+            plan.insert(
+                "lab_recommendations".to_owned(),
+                json!([{
+                    "id": random.uuid(),
+                    "name": "Comprehensive panel",
+                    "requires_fasting": true,
+                    "instructions": "fast for 12 hours",
+                    "tests": [{ "id": random.uuid(), "name": "Ferritin" }],
+                }]),
+            );
+        }
+    }
+    plan
+}
+
+fn order(random: &mut Seeded, created: i64) -> Value {
+    let lines: Vec<Value> = (0..=random.below(3))
+        .map(|_| {
+            json!({
+                "variant_id": random.uuid(),
+                "quantity": 1 + random.below(4),
+                "type": random.pick(&["supplement", "supplement", "labs"]),
+            })
+        })
+        .collect();
+    let local = FixedOffset::west_opt(5 * 3600).and_then(|offset| {
+        let at = DateTime::from_timestamp(created, 0)? - TimeDelta::seconds(2);
+        Some(at.with_timezone(&offset).to_rfc3339())
+    });
+    json!({
+        "id": random.uuid(),
+        "order_number": format!("R{:09}", random.below(1_000_000_000)),
+        "completed_at": local,
+        "treatment_plan_ids": [random.uuid()],
+        "practitioner_ids": [random.uuid()],
+        "patient_id": random.uuid(),
+        "line_items": lines,
+    })
+}
+
+fn lab_order(random: &mut Seeded) -> Value {
+    json!({
+        "id": random.uuid(),
+        "practitioner_id": random.uuid(),
+        "patient_id": random.uuid(),
+        "first_name": random.pick(FIRST),
+        "last_name": random.pick(LAST),
+        "email": format!("patient{}@example.test", random.below(100_000)),
+        "status": random.pick(&["results_received", "all_results_received", "results_amended"]),
+    })
+}
+
+fn product(random: &mut Seeded) -> Value {
+    json!({
+        "name": random.pick(PRODUCTS),
+        "description_html": "<p>A product that does not exist.</p>",
+        "dosage": { "recommended_amount": "1", "recommended_frequency": "daily", "format": "capsule" },
+        "brand": { "id": random.uuid(), "name": random.pick(BRANDS), "prefix": "SIM" },
+        "variants": [{
+            "id": random.uuid(),
+            "sku": format!("SIM{:05}", random.below(100_000)),
+            "primary": true,
+            "units": 60,
+            "unit_of_measure": "capsules",
+            "availability": "in_stock",
+            "status": "active",
+            "upc": format!("{:012}", random.below(1_000_000_000_000)),
+            "msrp": format!("{}.{:02}", 10 + random.below(60), random.below(100)),
+            "supplier_sku": format!("S-{}", random.below(10_000)),
+        }],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(event_type: &str) -> Value {
+        let facts = Facts {
+            seed: 1,
+            index: 5,
+            id: "some-id",
+            event_type,
+            created: 1_767_225_600,
+            clinic_id: (event_type != "product.created").then_some("some-clinic"),
+        };
+        assert_eq!(reply(&facts), reply(&facts));
+        serde_json::from_str(&reply(&facts)).unwrap()
+    }
+
+    #[test]
+    fn orders_and_new_products_are_not_wrapped_and_new_products_name_no_clinic() {
+        let order = body("order.placed");
+        assert!(order["event"]["data"]["line_items"].is_array());
+        assert!(
+            order["event"]["data"]["completed_at"]
+                .as_str()
+                .unwrap()
+                .ends_with("-05:00")
+        );
+        let product = body("product.created");
+        assert!(product["event"]["data"]["variants"].is_array());
+        assert!(product["event"].get("clinic_id").is_none());
+        assert!(body("product.updated")["event"]["data"]["product"]["variants"].is_array());
+        assert_eq!(
+            body("patient.created")["event"]["created_at"],
+            "2026-01-01T00:00:00.000Z"
+        );
+    }
+}

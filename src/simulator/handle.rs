@@ -1,0 +1,376 @@
+//! The simulator from within: what a test says to it without HTTP.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::watch;
+
+use super::counters::Counters;
+use super::data::{self, Facts};
+use super::events::{Draft, Events, category_for};
+use super::faults::{FaultRule, Faults};
+use super::limiter::Limiter;
+use super::seeded::Seeded;
+use super::tokens::Tokens;
+use super::{Delay, Options};
+use crate::clock::SharedClock;
+use crate::domain::KNOWN_CATEGORIES;
+
+/// A clinic of the simulator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SimClinic {
+    /// Its id, as in `clinic_id` and `GET /clinic`.
+    pub clinic_id: String,
+    /// Its name.
+    pub name: String,
+    pub(super) number: u32,
+}
+
+/// One event, as an oracle needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeEvent {
+    /// Its id.
+    pub id: String,
+    /// Its type.
+    pub event_type: String,
+    /// The list it is found in.
+    pub category: String,
+    /// `None` for an event that every clinic may retrieve.
+    pub clinic_id: Option<String>,
+    /// As Fullscript writes it.
+    pub created_at: String,
+    /// From when on it is shown.
+    pub visible_at: String,
+    /// How often it was retrieved with a 200.
+    pub retrieved: u32,
+}
+
+/// Everything that changes.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) events: Events,
+    pub(super) tokens: Tokens,
+    pub(super) clinics: Vec<SimClinic>,
+    pub(super) limiter: Limiter,
+    pub(super) faults: Faults,
+    pub(super) counters: Counters,
+    pub(super) scopes: Vec<String>,
+    pub(super) random: Seeded,
+}
+
+impl World {
+    pub(super) fn clinic(&self, number: u32) -> Option<&SimClinic> {
+        self.clinics.get(usize::try_from(number).ok()?)
+    }
+
+    fn number_of(&self, clinic_id: &str) -> Option<u32> {
+        self.clinics
+            .iter()
+            .find(|clinic| clinic.clinic_id == clinic_id)
+            .map(|clinic| clinic.number)
+    }
+}
+
+/// A running simulator's inside; clones are the same simulator.
+///
+/// Methods that take a clinic take its id; an id that no clinic has changes nothing and gives nothing.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) options: Arc<Options>,
+    world: Arc<Mutex<World>>,
+    /// Turns true when the simulator stops: hanging requests end.
+    pub(super) ended: watch::Sender<bool>,
+}
+
+impl Handle {
+    pub(super) fn new(options: Options) -> Self {
+        let lifetime = TimeDelta::from_std(options.token_lifetime).unwrap_or(TimeDelta::hours(2));
+        let mut tokens = Tokens::new(options.seed, options.rotation, lifetime);
+        tokens.add_client(&options.client_id, &options.client_secret);
+        let world = World {
+            events: Events::new(options.seed),
+            tokens,
+            clinics: Vec::new(),
+            limiter: Limiter::new(options.rate_limit),
+            faults: Faults::default(),
+            counters: Counters::default(),
+            scopes: options.scopes.clone(),
+            random: Seeded::new(options.seed, u64::MAX - 1),
+        };
+        Self {
+            options: Arc::new(options),
+            world: Arc::new(Mutex::new(world)),
+            ended: watch::Sender::new(false),
+        }
+    }
+
+    pub(super) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn clock(&self) -> &SharedClock {
+        &self.options.clock
+    }
+
+    pub(super) fn now(&self) -> DateTime<Utc> {
+        self.clock().now()
+    }
+
+    /// Opens a clinic.
+    pub fn add_clinic(&self, name: &str) -> SimClinic {
+        let mut world = self.world();
+        let clinic = SimClinic {
+            clinic_id: world.random.uuid(),
+            name: name.to_owned(),
+            number: u32::try_from(world.clinics.len()).unwrap_or(u32::MAX),
+        };
+        world.clinics.push(clinic.clone());
+        clinic
+    }
+
+    /// All clinics, in the order they were added.
+    pub fn clinics(&self) -> Vec<SimClinic> {
+        self.world().clinics.clone()
+    }
+
+    /// A live grant as after a login, with the app's scopes: its refresh token.
+    pub fn grant(&self, clinic_id: &str) -> Option<String> {
+        let now = self.now();
+        let mut world = self.world();
+        let number = world.number_of(clinic_id)?;
+        let scopes = world.scopes.clone();
+        let pair = world
+            .tokens
+            .grant(number, &self.options.client_id, scopes, now);
+        Some(pair.refresh)
+    }
+
+    /// Whether a refresh token still works.
+    pub fn is_live(&self, refresh_token: &str) -> bool {
+        self.world().tokens.is_unrevoked(refresh_token)
+    }
+
+    /// Revokes every pair of a clinic, as its user would in Fullscript's settings.
+    pub fn revoke_grants(&self, clinic_id: &str) {
+        let mut world = self.world();
+        if let Some(number) = world.number_of(clinic_id) {
+            world
+                .tokens
+                .of_clinic(number)
+                .for_each(super::tokens::Pair::revoke);
+        }
+    }
+
+    /// Ends the life of every access token of a clinic now; the refresh tokens live on.
+    pub fn expire_access_tokens(&self, clinic_id: &str) {
+        let now = self.now();
+        let mut world = self.world();
+        if let Some(number) = world.number_of(clinic_id) {
+            for pair in world.tokens.of_clinic(number) {
+                pair.expires_at = pair.expires_at.min(now);
+            }
+        }
+    }
+
+    /// The scopes of every existing pair of a clinic, and of what is refreshed from it.
+    pub fn set_grant_scopes(&self, clinic_id: &str, scopes: &[&str]) {
+        let mut world = self.world();
+        if let Some(number) = world.number_of(clinic_id) {
+            for pair in world.tokens.of_clinic(number) {
+                pair.scopes = scopes.iter().map(|&scope| scope.to_owned()).collect();
+            }
+        }
+    }
+
+    /// The app's scopes, as set in the dashboard: existing grants keep theirs (`fullscript-api.md` §4).
+    pub fn set_app_scopes(&self, scopes: &[&str]) {
+        self.world().scopes = scopes.iter().map(|&scope| scope.to_owned()).collect();
+    }
+
+    /// Makes an event that happens now; gives its id. It is found in the list that the contract names for its type,
+    /// or for an unknown type in one named after its first segment. `product.created` belongs to no clinic and is
+    /// listed by every clinic.
+    pub fn make_event(&self, clinic_id: &str, event_type: &str) -> Option<String> {
+        self.make_event_in(clinic_id, &category_for(event_type), event_type, self.now())
+    }
+
+    /// The same, so many times; gives their ids. They tie on the second.
+    pub fn make_events(&self, count: usize, clinic_id: &str, event_type: &str) -> Vec<String> {
+        (0..count)
+            .filter_map(|_| self.make_event(clinic_id, event_type))
+            .collect()
+    }
+
+    /// Makes an event that happened at `at`, in any list.
+    pub fn make_event_in(
+        &self,
+        clinic_id: &str,
+        category: &str,
+        event_type: &str,
+        at: DateTime<Utc>,
+    ) -> Option<String> {
+        let now = self.now().timestamp();
+        let mut world = self.world();
+        let number = world.number_of(clinic_id)?;
+        let shared = belongs_to_none(event_type);
+        let shown_to = if shared {
+            0..u32::try_from(world.clinics.len()).unwrap_or(u32::MAX)
+        } else {
+            number..number.saturating_add(1)
+        };
+        let visible = at.timestamp() + self.delay(&mut world.random);
+        let draft = Draft {
+            event_type,
+            category,
+            clinic: (!shared).then_some(number),
+            created: at.timestamp(),
+            visible,
+        };
+        let index = world.events.add(draft, shown_to, now);
+        Some(world.events.id(index))
+    }
+
+    /// Makes a clinic's past: `count` events of a category, spread over `span` until now, by the types that the
+    /// contract names. Only this clinic lists them, and they are all visible. Nothing is longer listed than 30 days.
+    pub fn make_history(&self, clinic_id: &str, category: &str, count: u32, span: Duration) {
+        let now = self.now().timestamp();
+        let mut world = self.world();
+        let Some(number) = world.number_of(clinic_id) else {
+            return;
+        };
+        let known = KNOWN_CATEGORIES.iter().find(|row| row.name == category);
+        let types = known.map_or(&["simulated.happened"][..], |row| row.event_types);
+        let span = i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+        for n in 0..count {
+            let event_type = world.random.pick(types);
+            let back = i128::from(span) * i128::from(count - n) / i128::from(count);
+            let created = now.saturating_sub(i64::try_from(back).unwrap_or(span));
+            let draft = Draft {
+                event_type,
+                category,
+                clinic: (!belongs_to_none(event_type)).then_some(number),
+                created,
+                visible: created,
+            };
+            world.events.add(draft, [number], now);
+        }
+    }
+
+    /// Adds a fault.
+    pub fn fail(&self, rule: FaultRule) {
+        self.world().faults.add(rule);
+    }
+
+    /// Ends all faults.
+    pub fn clear_faults(&self) {
+        self.world().faults.clear();
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> Counters {
+        let world = self.world();
+        let mut counters = world.counters.clone();
+        counters.most_in_window = world.limiter.most_in_window();
+        counters
+    }
+
+    /// Every event that was ever made, visible or not, in the order of making.
+    pub fn all_events(&self) -> Vec<MadeEvent> {
+        let world = self.world();
+        let indices: Vec<u32> = world.events.all().map(|(index, _)| index).collect();
+        indices
+            .into_iter()
+            .filter_map(|index| made_event(&world, index))
+            .collect()
+    }
+
+    /// Events `from..from + count` of [`Handle::all_events`].
+    pub(super) fn some_events(&self, from: u32, count: u32) -> Vec<MadeEvent> {
+        let world = self.world();
+        (from..from.saturating_add(count))
+            .map_while(|index| made_event(&world, index))
+            .collect()
+    }
+
+    /// How many events were made.
+    pub fn event_count(&self) -> usize {
+        self.world().events.len()
+    }
+
+    /// The ids that a clinic's list shows now, oldest first.
+    pub fn listed_ids(&self, clinic_id: &str, category: &str) -> Vec<String> {
+        let now = self.now().timestamp();
+        let mut world = self.world();
+        world.events.settle(now);
+        let Some(number) = world.number_of(clinic_id) else {
+            return Vec::new();
+        };
+        let events = &world.events;
+        events
+            .listed(number, category, i64::MIN..i64::MAX, now)
+            .iter()
+            .map(|&index| events.id(index))
+            .collect()
+    }
+
+    /// How often an event was retrieved with a 200.
+    pub fn retrieves_of(&self, event_id: &str) -> u32 {
+        let world = self.world();
+        world
+            .events
+            .index(event_id)
+            .and_then(|index| world.events.get(index))
+            .map_or(0, |record| record.retrieved)
+    }
+
+    /// The exact text that a retrieve of this event answers.
+    pub fn reply_for(&self, event_id: &str) -> Option<String> {
+        let world = self.world();
+        let index = world.events.index(event_id)?;
+        reply_for(&world, self.options.seed, index)
+    }
+
+    fn delay(&self, random: &mut Seeded) -> i64 {
+        let Delay { least, most } = self.options.visible_after;
+        let spread = most.saturating_sub(least).as_secs();
+        let late = if spread == 0 {
+            0
+        } else {
+            random.below(spread + 1)
+        };
+        i64::try_from(least.as_secs().saturating_add(late)).unwrap_or(0)
+    }
+}
+
+/// The whole answer of a retrieve.
+pub(super) fn reply_for(world: &World, seed: u64, index: u32) -> Option<String> {
+    let record = world.events.get(index)?;
+    let clinic = record.clinic.and_then(|number| world.clinic(number));
+    Some(data::reply(&Facts {
+        seed,
+        index,
+        id: &world.events.id(index),
+        event_type: world.events.type_of(record),
+        created: record.created,
+        clinic_id: clinic.map(|clinic| clinic.clinic_id.as_str()),
+    }))
+}
+
+fn made_event(world: &World, index: u32) -> Option<MadeEvent> {
+    let record = world.events.get(index)?;
+    let clinic = record.clinic.and_then(|number| world.clinic(number));
+    Some(MadeEvent {
+        id: world.events.id(index),
+        event_type: world.events.type_of(record).to_owned(),
+        category: world.events.category_of(record).to_owned(),
+        clinic_id: clinic.map(|clinic| clinic.clinic_id.clone()),
+        created_at: super::events::created_at(record.created),
+        visible_at: super::events::created_at(record.visible),
+        retrieved: record.retrieved,
+    })
+}
+
+fn belongs_to_none(event_type: &str) -> bool {
+    event_type == "product.created"
+}

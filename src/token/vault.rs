@@ -1,0 +1,697 @@
+//! Where tokens lie: durable before use.
+//!
+//! Only the vault makes a [`Bearer`], and only from a row that is on disk: a fresh pair has no way to its access token
+//! except through [`Vault::keep_pair`]. So Fullscript, which kills the old pair when the new access token is first
+//! presented (`fullscript-api.md` §4), never does so before the new one would survive a power cut.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rusqlite::{Connection, OptionalExtension, Row};
+use rustix::process::{Pid, getpid, test_kill_process};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::TokenError;
+use super::exchange::{FreshPair, RawReply};
+use super::state::{Alert, Change, Failure, Peers, State, Times};
+use crate::domain::{ClinicId, ClinicName};
+use crate::store::{Store, Unavailable};
+
+/// How long another process that refreshes a grant is waited for: longer than its calls can take.
+const LEASE: TimeDelta = TimeDelta::minutes(2);
+/// The most pairs that are kept of one grant, should none of them ever be used.
+const MOST_PAIRS: i64 = 64;
+
+/// An access token that is on disk, and the generation of its pair. Its `Debug` shows no secret.
+#[derive(Clone, Debug)]
+pub struct Bearer {
+    secret: SecretString,
+    generation: i64,
+}
+
+impl Bearer {
+    /// The access token, for one `Authorization` header.
+    pub fn secret(&self) -> &SecretString {
+        &self.secret
+    }
+
+    /// The pair's generation: it grows with every new pair of the grant.
+    pub fn generation(&self) -> i64 {
+        self.generation
+    }
+}
+
+/// The Fullscript clinic that a grant is pinned to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pinned {
+    /// Fullscript's id of it.
+    pub clinic_id: ClinicId,
+    /// How that is known.
+    pub proof: Proof,
+}
+
+/// How the clinic of a grant is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// `GET /clinic` said it.
+    Verified,
+    /// It was the first `clinic_id` that was listed, or the configuration's.
+    Inferred,
+}
+
+/// A grant as it is stored. No secret is in it.
+#[derive(Clone, Debug)]
+pub(super) struct Grant {
+    pub(super) clinic: ClinicName,
+    pub(super) state: State,
+    pub(super) generation: i64,
+    pub(super) times: Times,
+    pub(super) pinned: Option<Pinned>,
+    pub(super) refreshed_at: Option<DateTime<Utc>>,
+}
+
+/// A stored refresh token.
+pub(super) struct Stored {
+    pub(super) generation: i64,
+    pub(super) refresh: SecretString,
+}
+
+#[derive(Clone)]
+pub(super) struct Vault {
+    store: Store,
+}
+
+impl Vault {
+    pub(super) fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// The grant as it is now.
+    pub(super) async fn load(&self, clinic: &ClinicName) -> Result<Grant, TokenError> {
+        let name = clinic.as_str().to_owned();
+        self.store
+            .read(move |c| {
+                c.prepare_cached(&format!("{GRANTS} WHERE g.clinic = ?1"))?
+                    .query_row([name], grant)
+                    .optional()
+            })
+            .await?
+            .flatten()
+            .ok_or_else(|| TokenError::NoGrant(clinic.clone()))
+    }
+
+    /// All grants, by name.
+    pub(super) async fn all(&self) -> Result<Vec<Grant>, Unavailable> {
+        self.store
+            .read(|c| {
+                c.prepare_cached(&format!("{GRANTS} ORDER BY g.clinic"))?
+                    .query_map((), grant)?
+                    .filter_map(Result::transpose)
+                    .collect()
+            })
+            .await
+    }
+
+    /// Hands out the access token of a stored pair.
+    pub(super) async fn bearer(
+        &self,
+        clinic: &ClinicName,
+        generation: i64,
+    ) -> Result<Bearer, TokenError> {
+        let name = clinic.as_str().to_owned();
+        let (sealed, used): (Option<Vec<u8>>, bool) = self
+            .store
+            .read(move |c| {
+                c.prepare_cached(
+                    "SELECT access, used FROM pair WHERE clinic = ?1 AND generation = ?2",
+                )?
+                .query_row((name, generation), |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()
+            })
+            .await?
+            .ok_or_else(|| TokenError::NoGrant(clinic.clone()))?;
+        let sealed = sealed.ok_or_else(|| TokenError::Damaged(clinic.clone()))?;
+        let secret = self.open(clinic, &place(clinic, generation, "access"), &sealed)?;
+        if !used {
+            let name = clinic.as_str().to_owned();
+            let marked = self.store.write(move |c| {
+                c.execute(
+                    "UPDATE pair SET used = 1 WHERE clinic = ?1 AND generation = ?2",
+                    (name, generation),
+                )
+            });
+            // Unmarked, the pair before it is only kept for longer.
+            drop(marked.await);
+        }
+        Ok(Bearer { secret, generation })
+    }
+
+    /// Writes down that this process is about to refresh the grant, which also proves that the store can be written.
+    /// `false`: another living process is at it.
+    pub(super) async fn intend(
+        &self,
+        clinic: &ClinicName,
+        now: DateTime<Utc>,
+    ) -> Result<Intent, Unavailable> {
+        let name = clinic.as_str().to_owned();
+        self.store
+            .write(move |c| {
+                let found: Option<(Option<i32>, Option<i64>)> = c
+                    .query_row(
+                        "SELECT intent_holder, intent_until FROM grant WHERE clinic = ?1",
+                        [&name],
+                        |row| Ok((row.get(0)?, row.get(1)?)),
+                    )
+                    .optional()?;
+                if let Some((Some(holder), Some(until))) = found
+                    && now.timestamp_millis() < until
+                    && is_another_living_process(holder)
+                {
+                    return Ok(Intent::Elsewhere);
+                }
+                c.execute(
+                    "UPDATE grant SET intent_holder = ?2, intent_until = ?3 WHERE clinic = ?1",
+                    (&name, me(), (now + LEASE).timestamp_millis()),
+                )?;
+                Ok(Intent::Ours)
+            })
+            .await
+    }
+
+    /// Proves that the store can be written, before Fullscript is asked for tokens that would have to be kept.
+    pub(super) async fn probe(&self) -> Result<(), Unavailable> {
+        self.store
+            .write(|c| c.execute("UPDATE instance SET epoch = epoch", ()).map(drop))
+            .await
+    }
+
+    /// Takes the intent back: nothing was called.
+    pub(super) async fn relent(&self, clinic: &ClinicName) -> Result<(), Unavailable> {
+        let name = clinic.as_str().to_owned();
+        self.store
+            .write(move |c| {
+                c.execute(
+                    "UPDATE grant SET intent_holder = NULL, intent_until = NULL
+                     WHERE clinic = ?1 AND intent_holder = ?2",
+                    (name, me()),
+                )
+                .map(drop)
+            })
+            .await
+    }
+
+    /// Keeps a reply that is not parsed yet.
+    pub(super) async fn keep_reply(
+        &self,
+        clinic: &ClinicName,
+        reply: &RawReply,
+    ) -> Result<(), Unavailable> {
+        let sealed = self.store.sealer().seal(&reply_place(clinic), &reply.0);
+        let name = clinic.as_str().to_owned();
+        self.store
+            .write(move |c| {
+                c.execute(
+                    "UPDATE grant SET reply = ?2 WHERE clinic = ?1 AND intent_holder = ?3",
+                    (name, sealed, me()),
+                )
+                .map(drop)
+            })
+            .await
+    }
+
+    /// The reply that was kept and never parsed, if there is one.
+    pub(super) async fn kept_reply(
+        &self,
+        clinic: &ClinicName,
+    ) -> Result<Option<RawReply>, Unavailable> {
+        let name = clinic.as_str().to_owned();
+        let sealed: Option<Vec<u8>> = self
+            .store
+            .read(move |c| {
+                c.query_row("SELECT reply FROM grant WHERE clinic = ?1", [name], |row| {
+                    row.get(0)
+                })
+                .optional()
+            })
+            .await?
+            .flatten();
+        Ok(sealed.and_then(|sealed| {
+            let opened = self.store.sealer().open(&reply_place(clinic), &sealed);
+            opened.ok().map(|reply| RawReply(reply.bytes().to_vec()))
+        }))
+    }
+
+    /// Makes a fresh pair durable; it becomes the current one unless somebody logged in meanwhile.
+    pub(super) async fn keep_pair(
+        &self,
+        clinic: &ClinicName,
+        pair: FreshPair,
+        times: Times,
+    ) -> Result<(), Unavailable> {
+        let new = NewPair::seal(self.store.sealer().clone(), clinic, pair, times);
+        let name = clinic.as_str().to_owned();
+        self.store
+            .write(move |c| {
+                let generation = new.insert(c)?;
+                let ours = c.execute(
+                    "UPDATE grant SET state = 'active', generation = ?2, refreshed_at = ?3, since_at = NULL,
+                       refused_at = NULL, failures = 0, retry_at = NULL, trouble = NULL,
+                       intent_holder = NULL, intent_until = NULL, reply = NULL
+                     WHERE clinic = ?1 AND intent_holder = ?4",
+                    (&name, generation, times.issued_at.timestamp_millis(), me()),
+                )?;
+                if ours == 1 {
+                    prune(c, &name)?;
+                    // The configuration works after all: look at the other grants again.
+                    c.execute(
+                        "UPDATE grant SET retry_at = ?1 WHERE state = 'misconfigured' AND retry_at > ?1",
+                        [times.issued_at.timestamp_millis()],
+                    )?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    /// Stores a pair beside the current one: it can be used and revoked, and is not the grant's yet.
+    pub(super) async fn keep_candidate(
+        &self,
+        clinic: &ClinicName,
+        pair: FreshPair,
+        times: Times,
+    ) -> Result<i64, Unavailable> {
+        let new = NewPair::seal(self.store.sealer().clone(), clinic, pair, times);
+        self.store.write(move |c| new.insert(c)).await
+    }
+
+    /// Stores a refresh token that somebody brought, as a pair that is due at once.
+    pub(super) async fn keep_refresh_token(
+        &self,
+        clinic: &ClinicName,
+        refresh: SecretString,
+        now: DateTime<Utc>,
+    ) -> Result<i64, Unavailable> {
+        let pair = FreshPair {
+            access: String::new().into(),
+            refresh,
+            life: TimeDelta::zero(),
+        };
+        self.keep_candidate(clinic, pair, Times::of(now, TimeDelta::zero(), 0.0))
+            .await
+    }
+
+    /// Makes a stored pair the grant's current one, whatever state the grant was in.
+    pub(super) async fn promote(
+        &self,
+        clinic: &ClinicName,
+        generation: i64,
+        pinned: Option<Pinned>,
+        now: DateTime<Utc>,
+    ) -> Result<(), Unavailable> {
+        let name = clinic.as_str().to_owned();
+        self.store
+            .write(move |c| {
+                let (id, verified) = match &pinned {
+                    Some(pinned) => (Some(pinned.clinic_id.as_str()), pinned.proof == Proof::Verified),
+                    None => (None, false),
+                };
+                c.execute(
+                    "INSERT INTO grant (clinic, state, generation, clinic_id, verified, enrolled_at, refreshed_at)
+                     VALUES (?1, 'active', ?2, ?3, ?4, ?5, ?5)
+                     ON CONFLICT (clinic) DO UPDATE SET state = 'active', generation = ?2,
+                       clinic_id = coalesce(?3, clinic_id), verified = ?4, enrolled_at = ?5, refreshed_at = ?5,
+                       since_at = NULL, refused_at = NULL, failures = 0, retry_at = NULL, trouble = NULL,
+                       intent_holder = NULL, intent_until = NULL, reply = NULL",
+                    (&name, generation, id, verified, now.timestamp_millis()),
+                )
+                .map(drop)
+            })
+            .await
+    }
+
+    /// Every stored refresh token that may still live, the current one first, then the newest.
+    pub(super) async fn tokens(&self, clinic: &ClinicName) -> Result<Vec<Stored>, TokenError> {
+        let name = clinic.as_str().to_owned();
+        let rows: Vec<(i64, Vec<u8>)> = self
+            .store
+            .read(move |c| {
+                c.prepare_cached(
+                    "SELECT generation, refresh FROM pair p WHERE clinic = ?1 AND refused = 0
+                     ORDER BY generation = (SELECT generation FROM grant g WHERE g.clinic = p.clinic) DESC,
+                              generation DESC",
+                )?
+                .query_map([name], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+            })
+            .await?;
+        rows.into_iter()
+            .map(|(generation, sealed)| {
+                let refresh = self.open(clinic, &place(clinic, generation, "refresh"), &sealed)?;
+                Ok(Stored {
+                    generation,
+                    refresh,
+                })
+            })
+            .collect()
+    }
+
+    /// Notes that Fullscript called a pair's refresh token invalid.
+    pub(super) async fn refused(
+        &self,
+        clinic: &ClinicName,
+        generation: i64,
+    ) -> Result<(), Unavailable> {
+        let name = clinic.as_str().to_owned();
+        self.store
+            .write(move |c| {
+                c.execute(
+                    "UPDATE pair SET refused = 1 WHERE clinic = ?1 AND generation = ?2",
+                    (name, generation),
+                )
+                .map(drop)
+            })
+            .await
+    }
+
+    /// Removes a pair that is known dead.
+    pub(super) async fn forget_pair(
+        &self,
+        clinic: &ClinicName,
+        generation: i64,
+    ) -> Result<(), Unavailable> {
+        let name = clinic.as_str().to_owned();
+        self.store
+            .write(move |c| {
+                c.execute(
+                    "DELETE FROM pair WHERE clinic = ?1 AND generation = ?2",
+                    (name, generation),
+                )
+                .map(drop)
+            })
+            .await
+    }
+
+    /// Removes a grant and whatever is left of its pairs.
+    pub(super) async fn forget(&self, clinic: &ClinicName) -> Result<(), Unavailable> {
+        let name = clinic.as_str().to_owned();
+        self.store
+            .write(move |c| {
+                c.execute("DELETE FROM pair WHERE clinic = ?1", [&name])?;
+                c.execute("DELETE FROM grant WHERE clinic = ?1", [&name])
+                    .map(drop)
+            })
+            .await
+    }
+
+    /// Pins a grant to the clinic whose events it lists, unless it is pinned already; says what it is pinned to.
+    pub(super) async fn pin(
+        &self,
+        clinic: &ClinicName,
+        id: &ClinicId,
+    ) -> Result<Pinned, TokenError> {
+        let (name, id) = (clinic.as_str().to_owned(), id.as_str().to_owned());
+        self.store
+            .write(move |c| {
+                c.execute(
+                    "UPDATE grant SET clinic_id = ?2 WHERE clinic = ?1 AND clinic_id IS NULL",
+                    (name, id),
+                )
+            })
+            .await?;
+        let grant = self.load(clinic).await?;
+        grant
+            .pinned
+            .ok_or_else(|| TokenError::NoGrant(clinic.clone()))
+    }
+
+    /// Records that a refresh gave no pair, and decides, in the same transaction, what that makes of the grant and
+    /// of the others.
+    pub(super) async fn fail(
+        &self,
+        clinic: &ClinicName,
+        failure: Failure,
+        now: DateTime<Utc>,
+        jitter: f64,
+    ) -> Result<Change, TokenError> {
+        let name = clinic.as_str().to_owned();
+        self.store
+            .write(move |c| {
+                let before = c
+                    .prepare_cached(&format!("{GRANTS} WHERE g.clinic = ?1"))?
+                    .query_row([&name], grant)
+                    .optional()?
+                    .flatten();
+                let Some(before) = before else {
+                    return Ok(None);
+                };
+                let change = before.state.after(&failure, peers(c, &name)?, now, jitter);
+                save(c, &name, &change.state)?;
+                if failure == Failure::Refused {
+                    c.execute(
+                        "UPDATE grant SET refused_at = ?2 WHERE clinic = ?1",
+                        (&name, now.timestamp_millis()),
+                    )?;
+                    if change.alert == Alert::ConfigurationFault {
+                        // Those that were refused first were not to blame either.
+                        c.execute(
+                            "UPDATE grant SET state = 'misconfigured', retry_at = ?1, trouble = ?2
+                             WHERE state = 'login_required' AND refused_at IS NOT NULL",
+                            (
+                                (now + TimeDelta::hours(1)).timestamp_millis(),
+                                super::state::ALL_REFUSED,
+                            ),
+                        )?;
+                    }
+                }
+                Ok(Some(change))
+            })
+            .await?
+            .ok_or_else(|| TokenError::NoGrant(clinic.clone()))
+    }
+
+    fn open(
+        &self,
+        clinic: &ClinicName,
+        place: &str,
+        sealed: &[u8],
+    ) -> Result<SecretString, TokenError> {
+        self.store
+            .sealer()
+            .open(place, sealed)
+            .and_then(crate::store::Opened::into_text)
+            .map(SecretString::from)
+            .map_err(|_| TokenError::Damaged(clinic.clone()))
+    }
+}
+
+/// Who may refresh now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Intent {
+    /// This process: the intent is on disk.
+    Ours,
+    /// Another living process.
+    Elsewhere,
+}
+
+/// A pair that is sealed when its generation is known: the generation is part of the place it is sealed for.
+struct NewPair {
+    sealer: crate::store::Sealer,
+    clinic: ClinicName,
+    pair: FreshPair,
+    times: Times,
+}
+
+impl NewPair {
+    fn seal(
+        sealer: crate::store::Sealer,
+        clinic: &ClinicName,
+        pair: FreshPair,
+        times: Times,
+    ) -> Self {
+        Self {
+            sealer,
+            clinic: clinic.clone(),
+            pair,
+            times,
+        }
+    }
+
+    /// Inserts it with the next generation.
+    fn insert(&self, c: &Connection) -> rusqlite::Result<i64> {
+        let clinic = &self.clinic;
+        let generation: i64 = c.query_row(
+            "SELECT 1 + max(coalesce((SELECT max(generation) FROM pair WHERE clinic = ?1), 0),
+                            coalesce((SELECT generation FROM grant WHERE clinic = ?1), 0))",
+            [clinic.as_str()],
+            |row| row.get(0),
+        )?;
+        let seal = |what: &str, secret: &SecretString| {
+            self.sealer.seal(
+                &place(clinic, generation, what),
+                secret.expose_secret().as_bytes(),
+            )
+        };
+        let access = &self.pair.access;
+        c.execute(
+            "INSERT INTO pair (clinic, generation, access, refresh, issued_at, expires_at, refresh_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            (
+                clinic.as_str(),
+                generation,
+                (!access.expose_secret().is_empty()).then(|| seal("access", access)),
+                seal("refresh", &self.pair.refresh),
+                self.times.issued_at.timestamp_millis(),
+                self.times.expires_at.timestamp_millis(),
+                self.times.refresh_at.timestamp_millis(),
+            ),
+        )?;
+        Ok(generation)
+    }
+}
+
+/// Drops pairs that are surely dead: those before the previous one whose successor was used, and refused ones.
+fn prune(c: &Connection, clinic: &str) -> rusqlite::Result<()> {
+    c.execute(
+        "DELETE FROM pair WHERE clinic = ?1
+           AND generation < (SELECT generation - 1 FROM grant WHERE clinic = ?1)
+           AND (refused = 1
+                OR (SELECT used FROM pair n WHERE n.clinic = pair.clinic AND n.generation > pair.generation
+                    ORDER BY n.generation LIMIT 1) = 1
+                OR generation < (SELECT generation - ?2 FROM grant WHERE clinic = ?1))",
+        (clinic, MOST_PAIRS),
+    )
+    .map(drop)
+}
+
+fn peers(c: &Connection, clinic: &str) -> rusqlite::Result<Peers> {
+    c.query_row(
+        "SELECT count(*),
+                count(*) FILTER (WHERE state <> 'active' AND refused_at >= coalesce(
+                  (SELECT max(refreshed_at) FROM grant), 0)),
+                count(*) FILTER (WHERE state = 'misconfigured')
+         FROM grant WHERE clinic <> ?1",
+        [clinic],
+        |row| {
+            Ok(Peers {
+                others: row.get(0)?,
+                refused: row.get(1)?,
+                misconfigured: row.get(2)?,
+            })
+        },
+    )
+}
+
+const GRANTS: &str =
+    "SELECT g.clinic, g.state, g.generation, g.clinic_id, g.verified, g.refreshed_at, g.since_at,
+    g.failures, g.retry_at, g.trouble, p.issued_at, p.expires_at, p.refresh_at
+  FROM grant g JOIN pair p ON p.clinic = g.clinic AND p.generation = g.generation";
+
+/// Reads a row of [`GRANTS`]; `None`: its clinic's name is none (somebody edited the file).
+fn grant(row: &Row<'_>) -> rusqlite::Result<Option<Grant>> {
+    let at = |index: &str| -> rusqlite::Result<Option<DateTime<Utc>>> {
+        Ok(row
+            .get::<_, Option<i64>>(index)?
+            .and_then(DateTime::from_timestamp_millis))
+    };
+    let sure = |index: &str| at(index).map(Option::unwrap_or_default);
+    let Ok(clinic) = ClinicName::new(row.get::<_, String>("clinic")?) else {
+        return Ok(None);
+    };
+    let trouble: String = row.get::<_, Option<String>>("trouble")?.unwrap_or_default();
+    let failures: u32 = row.get("failures")?;
+    let state = match row.get::<_, String>("state")?.as_str() {
+        "login_required" => State::LoginRequired {
+            since: sure("since_at")?,
+            trouble,
+        },
+        "misconfigured" => State::Misconfigured {
+            since: sure("since_at")?,
+            probe_at: sure("retry_at")?,
+            trouble,
+        },
+        _ if failures > 0 => State::Retrying {
+            failures,
+            retry_at: sure("retry_at")?,
+            trouble,
+        },
+        _ => State::Active,
+    };
+    let proof = if row.get("verified")? {
+        Proof::Verified
+    } else {
+        Proof::Inferred
+    };
+    Ok(Some(Grant {
+        clinic,
+        state,
+        generation: row.get("generation")?,
+        times: Times {
+            issued_at: sure("issued_at")?,
+            expires_at: sure("expires_at")?,
+            refresh_at: sure("refresh_at")?,
+        },
+        pinned: row
+            .get::<_, Option<String>>("clinic_id")?
+            .and_then(|id| ClinicId::new(id).ok())
+            .map(|clinic_id| Pinned { clinic_id, proof }),
+        refreshed_at: at("refreshed_at")?,
+    }))
+}
+
+/// Writes a state that is not the work of a fresh pair, and ends the intent.
+fn save(c: &Connection, clinic: &str, state: &State) -> rusqlite::Result<()> {
+    let (word, since, failures, retry_at, trouble) = match state {
+        State::Active => ("active", None, 0, None, None),
+        State::Retrying {
+            failures,
+            retry_at,
+            trouble,
+        } => ("active", None, *failures, Some(retry_at), Some(trouble)),
+        State::Misconfigured {
+            since,
+            probe_at,
+            trouble,
+        } => (
+            "misconfigured",
+            Some(since),
+            0,
+            Some(probe_at),
+            Some(trouble),
+        ),
+        State::LoginRequired { since, trouble } => {
+            ("login_required", Some(since), 0, None, Some(trouble))
+        }
+    };
+    c.execute(
+        "UPDATE grant SET state = ?2, since_at = ?3, failures = ?4, retry_at = ?5, trouble = ?6,
+           intent_holder = NULL, intent_until = NULL WHERE clinic = ?1",
+        (
+            clinic,
+            word,
+            since.map(DateTime::timestamp_millis),
+            failures,
+            retry_at.map(DateTime::timestamp_millis),
+            trouble,
+        ),
+    )
+    .map(drop)
+}
+
+/// The identity of a sealed token's row.
+fn place(clinic: &ClinicName, generation: i64, what: &str) -> String {
+    format!("pair/{clinic}/{generation}/{what}")
+}
+
+fn reply_place(clinic: &ClinicName) -> String {
+    format!("grant/{clinic}/reply")
+}
+
+fn me() -> i32 {
+    getpid().as_raw_nonzero().get()
+}
+
+/// Whether a process other than this one has this id. One that may not be signalled lives too.
+fn is_another_living_process(pid: i32) -> bool {
+    pid != me()
+        && Pid::from_raw(pid).is_some_and(
+            |pid| !matches!(test_kill_process(pid), Err(error) if error == rustix::io::Errno::SRCH),
+        )
+}

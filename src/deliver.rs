@@ -23,7 +23,11 @@ pub async fn attempt(
 ) -> Result<Attempted, Stopped> {
     let parcels: Vec<Parcel> = claims.iter().map(|claim| claim.parcel.clone()).collect();
     let delivered = sink.deliver(&parcels, now).await?;
-    debug_assert_eq!(delivered.outcomes.len(), claims.len(), "one outcome per parcel");
+    debug_assert_eq!(
+        delivered.outcomes.len(),
+        claims.len(),
+        "one outcome per parcel"
+    );
     Ok(Attempted {
         outcomes: claims.into_iter().zip(delivered.outcomes).collect(),
         checkpoint: delivered.checkpoint,

@@ -72,7 +72,10 @@ mod tests {
     fn a_detail_is_kept_byte_for_byte() {
         let event = r#"{ "id":"e1", "data" : {"discount": 1.50, "a":"\u00e9"},"clinic_id":"c1"}"#;
         let body = format!(r#"{{"x":1,"event":{event}}}"#);
-        assert_eq!(read(body.as_bytes(), &asked()).ok().unwrap().as_json(), event);
+        assert_eq!(
+            read(body.as_bytes(), &asked()).ok().unwrap().as_json(),
+            event
+        );
     }
 
     #[test]

@@ -85,9 +85,8 @@ pub async fn page(
         .append_pair("page[number]", &number.to_string())
         .append_pair("page[size]", &PAGE_SIZE.to_string());
     let reply = api.get(&lane.clinic, url, share, LARGEST_PAGE).await?;
-    let mut listing = read(&reply.body, number).map_err(|problem| {
-        Trouble::Contract(format!("page {number} of {lane}: {problem}"))
-    })?;
+    let mut listing = read(&reply.body, number)
+        .map_err(|problem| Trouble::Contract(format!("page {number} of {lane}: {problem}")))?;
     listing.server_now = reply.server_now;
     Ok(listing)
 }
@@ -158,10 +157,22 @@ mod tests {
     fn a_page_that_goes_in_a_circle_or_is_none_is_refused_without_repeating_it() {
         let circle = read(body(&item("a", 1), "2").as_bytes(), 2).unwrap_err();
         assert!(circle.contains("circle"));
-        assert!(read(body("", "7").as_bytes(), 6).unwrap_err().contains("empty"));
-        for bad in ["<html>Jane Doe</html>", r#"{"events":[]}"#, r#"{"events":[{"id":"#, ""] {
+        assert!(
+            read(body("", "7").as_bytes(), 6)
+                .unwrap_err()
+                .contains("empty")
+        );
+        for bad in [
+            "<html>Jane Doe</html>",
+            r#"{"events":[]}"#,
+            r#"{"events":[{"id":"#,
+            "",
+        ] {
             let error = read(bad.as_bytes(), 1).unwrap_err();
-            assert!(error.contains("contract") && !error.contains("Jane"), "{error}");
+            assert!(
+                error.contains("contract") && !error.contains("Jane"),
+                "{error}"
+            );
         }
     }
 
@@ -179,7 +190,12 @@ mod tests {
 
     #[test]
     fn a_page_in_another_order_is_noticed() {
-        let read = |a, b| read(body(&[item("a", a), item("b", b)].join(","), "null").as_bytes(), 1);
+        let read = |a, b| {
+            read(
+                body(&[item("a", a), item("b", b)].join(","), "null").as_bytes(),
+                1,
+            )
+        };
         assert!(read(2, 1).unwrap().descending);
         assert!(read(1, 1).unwrap().descending);
         assert!(!read(1, 2).unwrap().descending);

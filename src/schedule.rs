@@ -99,7 +99,10 @@ impl Pace {
     pub fn for_lanes(poll: &config::Poll, lanes: usize) -> Self {
         let budget = poll.budget;
         let half = f64::from(budget.requests.saturating_sub(budget.reserve).max(2)) / 2.0;
-        #[allow(clippy::cast_precision_loss, reason = "there are fewer than 2^52 lanes")]
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "there are fewer than 2^52 lanes"
+        )]
         let shortest = budget.window.mul_f64(lanes as f64 / half);
         Self {
             fast: poll.interval.max(shortest),
@@ -141,7 +144,10 @@ pub struct Nudges {
 /// Starts the cron jobs. They do nothing but nudge.
 pub async fn start(nudges: &Nudges) -> Result<JobScheduler, JobSchedulerError> {
     let scheduler = JobScheduler::new().await?;
-    for (cron, nudge) in [("* * * * * *", &nudges.tick), ("0 17 * * * *", &nudges.hour)] {
+    for (cron, nudge) in [
+        ("* * * * * *", &nudges.tick),
+        ("0 17 * * * *", &nudges.hour),
+    ] {
         let nudge = Arc::clone(nudge);
         let job = Job::new_async(cron, move |_, _| {
             nudge.notify_one();
@@ -184,7 +190,14 @@ mod tests {
 
     #[test]
     fn a_lane_without_a_baseline_is_listed_whole_whatever_is_due() {
-        let plan = plan(&LaneState { baseline_done: false, ..lane() }, now()).unwrap();
+        let plan = plan(
+            &LaneState {
+                baseline_done: false,
+                ..lane()
+            },
+            now(),
+        )
+        .unwrap();
         assert_eq!((plan.sweep, plan.stop_at), (Sweep::Reconcile, None));
         assert_eq!(plan.days.after.to_string(), "2026-02-16");
     }
@@ -193,16 +206,48 @@ mod tests {
     fn the_widest_due_sweep_is_made_and_nothing_before_its_time() {
         let of = |lane: LaneState| plan(&lane, now()).map(|plan| plan.sweep);
         assert_eq!(of(lane()), Some(Sweep::Fast));
-        assert_eq!(of(LaneState { deep_at: now(), ..lane() }), Some(Sweep::Deep));
-        assert_eq!(of(LaneState { deep_at: now(), reconcile_at: now(), ..lane() }), Some(Sweep::Reconcile));
-        assert_eq!(of(LaneState { fast_at: now() + TimeDelta::seconds(1), ..lane() }), None);
+        assert_eq!(
+            of(LaneState {
+                deep_at: now(),
+                ..lane()
+            }),
+            Some(Sweep::Deep)
+        );
+        assert_eq!(
+            of(LaneState {
+                deep_at: now(),
+                reconcile_at: now(),
+                ..lane()
+            }),
+            Some(Sweep::Reconcile)
+        );
+        assert_eq!(
+            of(LaneState {
+                fast_at: now() + TimeDelta::seconds(1),
+                ..lane()
+            }),
+            None
+        );
     }
 
     #[test]
     fn after_an_outage_every_sweep_goes_down_to_the_mark() {
         let mark = now() - TimeDelta::days(9);
-        for due in [lane(), LaneState { deep_at: now(), ..lane() }] {
-            let plan = plan(&LaneState { complete_to: Some(mark), ..due }, now()).unwrap();
+        for due in [
+            lane(),
+            LaneState {
+                deep_at: now(),
+                ..lane()
+            },
+        ] {
+            let plan = plan(
+                &LaneState {
+                    complete_to: Some(mark),
+                    ..due
+                },
+                now(),
+            )
+            .unwrap();
             assert_eq!(plan.stop_at, Some(mark - OVERLAP));
             assert_eq!(plan.days.after, (mark - OVERLAP - DAY_MARGIN).date_naive());
         }
@@ -212,7 +257,15 @@ mod tests {
     fn an_unfinished_listing_goes_on_where_it_stood() {
         let reached = now() - TimeDelta::days(20);
         let open = Some((Sweep::Reconcile, now(), reached));
-        let plan = plan(&LaneState { baseline_done: false, open, ..lane() }, now()).unwrap();
+        let plan = plan(
+            &LaneState {
+                baseline_done: false,
+                open,
+                ..lane()
+            },
+            now(),
+        )
+        .unwrap();
         assert_eq!(plan.days.until, Some((reached + DAY_MARGIN).date_naive()));
         assert_eq!(plan.newest, Some(now()));
     }
@@ -225,10 +278,21 @@ mod tests {
             reconcile_interval: Duration::from_hours(24),
             first_run: config::FirstRun::Baseline,
             categories: Vec::new(),
-            budget: config::Budget { requests, window: Duration::from_mins(5), reserve: 500, backfill: 1000 },
+            budget: config::Budget {
+                requests,
+                window: Duration::from_mins(5),
+                reserve: 500,
+                backfill: 1000,
+            },
             concurrency: 4,
         };
-        assert_eq!(Pace::for_lanes(&poll(5000), 15).fast, Duration::from_mins(1));
-        assert_eq!(Pace::for_lanes(&poll(5000), 1500).fast, Duration::from_secs(200));
+        assert_eq!(
+            Pace::for_lanes(&poll(5000), 15).fast,
+            Duration::from_mins(1)
+        );
+        assert_eq!(
+            Pace::for_lanes(&poll(5000), 1500).fast,
+            Duration::from_secs(200)
+        );
     }
 }

@@ -37,7 +37,9 @@ pub enum Trouble {
     #[error(transparent)]
     Grant(TokenError),
     /// 401 with a token that has just been refreshed: a scope or the user's role is missing.
-    #[error("401 although the token is fresh: the user who granted access may have lost the right to it")]
+    #[error(
+        "401 although the token is fresh: the user who granted access may have lost the right to it"
+    )]
     Unauthorized,
     /// 403: the scope is missing.
     #[error("403: access is refused")]
@@ -181,9 +183,9 @@ impl Api {
                     retry_after,
                 })
             }
-            status if status.is_server_error() => {
-                Err(Trouble::Unavailable(format!("the server answered {status}")))
-            }
+            status if status.is_server_error() => Err(Trouble::Unavailable(format!(
+                "the server answered {status}"
+            ))),
             status => Err(Trouble::Contract(format!(
                 "the server answered {status}, which its contract does not know"
             ))),
@@ -211,7 +213,11 @@ fn no_answer(error: &reqwest::Error) -> String {
 }
 
 fn server_now(response: &reqwest::Response) -> Option<DateTime<Utc>> {
-    let date = response.headers().get(reqwest::header::DATE)?.to_str().ok()?;
+    let date = response
+        .headers()
+        .get(reqwest::header::DATE)?
+        .to_str()
+        .ok()?;
     DateTime::parse_from_rfc2822(date)
         .ok()
         .map(|at| at.with_timezone(&Utc))

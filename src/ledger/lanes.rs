@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row};
 
-use super::{LaneId, Ledger, SinkId, at, damaged, ms};
+use super::{LaneId, Ledger, Query, SinkId, at, damaged, ms};
 use crate::domain::{Category, ClinicName, Lane, SinkName, Sweep};
 use crate::store::Unavailable;
 
@@ -186,18 +186,6 @@ impl Ledger {
             .await
     }
 
-    /// A clinic has a new grant: its parked and failed lanes are tried at once.
-    pub async fn probe_clinic(&self, clinic: &ClinicName) -> Result<(), Unavailable> {
-        let clinic = clinic.as_str().to_owned();
-        self.store
-            .write(move |c| {
-                c.prepare_cached("UPDATE lane SET retry_at = NULL WHERE clinic = ?1")?
-                    .execute([clinic])
-                    .map(drop)
-            })
-            .await
-    }
-
     /// Makes a sweep of every lane due now: what a one-shot run does.
     pub async fn make_due(&self, lanes: Vec<LaneId>) -> Result<(), Unavailable> {
         self.store
@@ -209,6 +197,20 @@ impl Ledger {
                     .execute([lane.0])?;
                 }
                 Ok(())
+            })
+            .await
+    }
+}
+
+impl Query {
+    /// A clinic has a new grant: its parked and failed lanes are tried at once.
+    pub async fn probe_clinic(&self, clinic: &ClinicName) -> Result<(), Unavailable> {
+        let clinic = clinic.as_str().to_owned();
+        self.store
+            .write(move |c| {
+                c.prepare_cached("UPDATE lane SET retry_at = NULL WHERE clinic = ?1")?
+                    .execute([clinic])
+                    .map(drop)
             })
             .await
     }

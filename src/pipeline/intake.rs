@@ -81,9 +81,14 @@ impl Pipeline {
                     .filter(|_| plan.sweep != Sweep::Fast)
                     .map(|mark| mark - OVERLAP),
             };
-            swept.admitted += self.admit(lane.id, &lane.lane, found, listing, None).await?;
+            swept.admitted += self
+                .admit(lane.id, &lane.lane, found, listing, None)
+                .await?;
             crate::crash::point("sweep.after_page");
-            let past_mark = plan.stop_at.zip(oldest).is_some_and(|(at, oldest)| oldest < at);
+            let past_mark = plan
+                .stop_at
+                .zip(oldest)
+                .is_some_and(|(at, oldest)| oldest < at);
             match next {
                 Some(next) if !(past_mark && descending) => number = next,
                 Some(_) | None => break,
@@ -136,14 +141,10 @@ impl Pipeline {
 
     /// The clinic that the grant is for; an unverified grant is pinned by the first `clinic_id` it lists, before
     /// anything of it is admitted.
-    async fn clinic_id(
-        &self,
-        lane: &Lane,
-        listing: &Listing,
-    ) -> Result<Option<ClinicId>, Trouble> {
+    async fn clinic_id(&self, lane: &Lane, listing: &Listing) -> Result<Option<ClinicId>, Trouble> {
         if let Some(pinned) = self
             .tokens
-            .pinned(&lane.clinic)
+            .clinic_id(&lane.clinic)
             .await
             .map_err(Trouble::Grant)?
         {
@@ -153,7 +154,7 @@ impl Pipeline {
         match first {
             None => Ok(None),
             Some(first) => {
-                let pinned = self.tokens.pin(&lane.clinic, first).await;
+                let pinned = self.tokens.pin(&lane.clinic, &first).await;
                 Ok(Some(pinned.map_err(Trouble::Grant)?.clinic_id))
             }
         }
@@ -212,7 +213,9 @@ impl Pipeline {
             Trouble::Forbidden | Trouble::Unauthorized | Trouble::Gone => {
                 let words = scope_missing(&lane.lane, &trouble);
                 tracing::warn!(%clinic, %category, "{words}");
-                self.ledger.park_lane(lane.id, words, now, now + PROBE).await
+                self.ledger
+                    .park_lane(lane.id, words, now, now + PROBE)
+                    .await
             }
             Trouble::Throttled { retry_after, .. } => {
                 let wait = retry_after.map_or(wait, |wish| wish.min(RETRY.1).max(wait));
@@ -249,9 +252,7 @@ impl Pipeline {
                 self.end_backfill(&work, None).await;
             }
             Err(Trouble::Ledger(error)) => self.ledger_trouble(&error),
-            Err(
-                trouble @ (Trouble::Throttled { .. } | Trouble::Unavailable(_)),
-            ) => {
+            Err(trouble @ (Trouble::Throttled { .. } | Trouble::Unavailable(_))) => {
                 tracing::warn!(lane = %work.lane, job, "backfill waits: {trouble}");
                 let words = trouble.to_string();
                 if let Err(error) = self.ledger.note_job_trouble(job, work.id, words).await {
@@ -274,8 +275,7 @@ impl Pipeline {
         let mut seen = Vec::new();
         let mut number = 1;
         loop {
-            let listing =
-                list::page(&self.api, &work.lane, days, number, Share::Backfill).await?;
+            let listing = list::page(&self.api, &work.lane, days, number, Share::Backfill).await?;
             refuse_repetition(&mut seen, &listing, number)?;
             let (_, oldest) = ends(&listing);
             let (next, descending) = (listing.next, listing.descending);
@@ -287,7 +287,9 @@ impl Pipeline {
                     since,
                     until,
                 };
-                total += self.admit(work.id, &work.lane, found, listing, only).await?;
+                total += self
+                    .admit(work.id, &work.lane, found, listing, only)
+                    .await?;
                 crate::crash::point("backfill.after_page");
             }
             if let Some(problem) = malformed {

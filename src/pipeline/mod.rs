@@ -16,7 +16,7 @@ mod drive;
 mod intake;
 mod outbox;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -115,7 +115,9 @@ pub struct Activity {
 #[derive(Default)]
 struct Busy {
     work: HashSet<Work>,
-    resting: std::collections::HashMap<ClinicName, DateTime<Utc>>,
+    resting: HashMap<ClinicName, DateTime<Utc>>,
+    stopped: HashMap<SinkId, String>,
+    clocks: Option<(DateTime<Utc>, DateTime<Utc>)>,
     degraded: bool,
 }
 
@@ -171,6 +173,25 @@ impl Activity {
             .resting
             .get(clinic)
             .is_some_and(|until| *until > now)
+    }
+
+    /// The vendor's clock and ours at the same moment: what pruning asks for.
+    fn heard_from_vendor(&self, now: DateTime<Utc>, server_now: DateTime<Utc>) {
+        self.locked().clocks = Some((now, server_now));
+    }
+
+    fn clocks(&self) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
+        self.locked().clocks
+    }
+
+    /// Whether this is news.
+    fn sink_stopped(&self, sink: SinkId, why: &str) -> bool {
+        let before = self.locked().stopped.insert(sink, why.to_owned());
+        before.as_deref() != Some(why)
+    }
+
+    fn sink_works(&self, sink: SinkId) {
+        self.locked().stopped.remove(&sink);
     }
 
     fn enter_degraded(&self) -> bool {

@@ -1,7 +1,6 @@
 //! Every kind of sink as one type: the one place that knows them all. A new kind is its file, a variant and an arm.
 
 use chrono::{DateTime, Utc};
-use secrecy::SecretString;
 
 use super::{
     Checkpoint, Delivered, ExecSink, FileSink, Orphan, Resumed, Secrets, Sink, StdoutError,
@@ -26,14 +25,15 @@ pub enum AnySink {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// A secret that it needs cannot be read.
-    #[error("sink {sink}: {setting}: {reason}")]
+    #[error("sink {sink}: {setting}: {source}")]
     Secret {
         /// The sink.
         sink: SinkName,
         /// Where the configuration refers to the secret.
         setting: &'static str,
-        /// What the reader of secrets said.
-        reason: String,
+        /// Why.
+        #[source]
+        source: config::Unreadable,
     },
     /// Standard output is not fit for it.
     #[error("sink {sink}: {source}")]
@@ -56,22 +56,21 @@ pub enum OpenError {
 }
 
 impl AnySink {
-    /// Makes the sink that the configuration describes; `read` reads its secrets. Nothing is sent or written, and a
+    /// Makes the sink that the configuration describes, and reads its secrets. Nothing is sent or written, and a
     /// file is opened only by [`Sink::resume`].
     pub fn open(
         sink: &config::Sink,
         http: &config::Http,
-        read: impl Fn(&SecretRef) -> Result<SecretString, String>,
     ) -> Result<Self, OpenError> {
         let name = || sink.name.clone();
         let secret = |setting, reference: Option<&SecretRef>| {
             reference
-                .map(&read)
+                .map(SecretRef::read)
                 .transpose()
-                .map_err(|reason| OpenError::Secret {
+                .map_err(|source| OpenError::Secret {
                     sink: name(),
                     setting,
-                    reason,
+                    source,
                 })
         };
         match &sink.kind {

@@ -23,7 +23,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 pub use owner::{Epoch, Owner};
 pub use queue::{Unavailable, Work};
-pub use seal::{KeyError, Opened, SealKey, Sealer, WrongKey};
+pub use seal::{Opened, SealKey, Sealer, WrongKey};
 
 use queue::Queue;
 

@@ -10,44 +10,23 @@
 
 use std::sync::Arc;
 
-use base64::Engine as _;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::digest;
 use ring::rand::{SecureRandom, SystemRandom};
-use secrecy::{ExposeSecret, SecretBox, SecretString};
+use secrecy::{ExposeSecret, SecretBox};
 
 const KEY_ID_LEN: usize = 4;
 
 /// A 32-byte key. No `Debug` of its bytes: `SecretBox` redacts them.
 pub struct SealKey(SecretBox<[u8; 32]>);
 
-/// A text that is no key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the seal key must be 32 bytes, as 64 hexadecimal digits or as base64 (make one with `openssl rand -hex 32`)"
-)]
-pub struct KeyError;
-
 impl SealKey {
-    /// Takes 64 hexadecimal digits, or 32 bytes in base64.
-    pub fn parse(text: &SecretString) -> Result<Self, KeyError> {
-        let text = text.expose_secret().trim();
-        let bytes = if text.len() == 64 {
-            hex::decode(text).map_err(|_| KeyError)?
-        } else {
-            base64::engine::general_purpose::STANDARD
-                .decode(text)
-                .map_err(|_| KeyError)?
-        };
-        let bytes: [u8; 32] = bytes.try_into().map_err(|_| KeyError)?;
-        Ok(Self(SecretBox::new(Box::new(bytes))))
+    /// Takes the bytes of a key.
+    pub fn new(bytes: SecretBox<[u8; 32]>) -> Self {
+        Self(bytes)
     }
 
     /// A new random key.
-    #[allow(
-        clippy::missing_panics_doc,
-        reason = "fails only without a random source"
-    )]
     pub fn generate() -> Self {
         let mut bytes = Box::new([0; 32]);
         fill_random(bytes.as_mut());
@@ -173,14 +152,5 @@ mod tests {
         *damaged.last_mut().unwrap() ^= 1;
         assert!(sealer.open("pair/oak/1", &damaged).is_err());
         assert!(!sealed.windows(6).any(|window| window == b"secret"));
-    }
-
-    #[test]
-    fn a_key_is_64_hex_digits_or_32_bytes_of_base64() {
-        let parse = |text: &str| SealKey::parse(&SecretString::from(text)).is_ok();
-        assert!(parse(&"0f".repeat(32)));
-        assert!(parse("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n"));
-        assert!(!parse("short"));
-        assert!(!parse(&"zz".repeat(32)));
     }
 }

@@ -1,9 +1,9 @@
-use secrecy::SecretString;
+use secrecy::SecretBox;
 
 use super::*;
 
 fn key() -> SealKey {
-    SealKey::parse(&SecretString::from("0f".repeat(32))).unwrap()
+    SealKey::new(SecretBox::new(Box::new([15; 32])))
 }
 
 #[tokio::test]
@@ -52,7 +52,7 @@ async fn a_second_owner_is_refused_and_each_owner_begins_a_new_epoch() {
 fn another_key_another_app_and_a_newer_schema_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     drop(Owner::take(directory.path(), "app", &key()).unwrap());
-    let other = SealKey::parse(&SecretString::from("aa".repeat(32))).unwrap();
+    let other = SealKey::generate();
     assert!(matches!(
         Owner::take(directory.path(), "app", &other),
         Err(OpenError::WrongKey(_))

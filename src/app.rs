@@ -1,0 +1,176 @@
+//! The composition root: from a checked configuration to an open pipeline.
+//!
+//! The order is part of the promise: configuration first, then secrets, then the lock and the ledger, then sinks;
+//! nothing touches the network before all of them are good.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::api::Api;
+use crate::api::budget::Budget;
+use crate::clock::SharedClock;
+use crate::config::{self, Config};
+use crate::decide::Rules;
+use crate::domain::Lane;
+use crate::http::BuildError;
+use crate::ledger::Ledger;
+use crate::pipeline::{Activity, OpenSink, Pipeline};
+use crate::route::Routes;
+use crate::schedule::Pace;
+use crate::sinks::{self, AnySink};
+use crate::store::{OpenError, Owner, SealKey, Store, Unavailable};
+use crate::token::Tokens;
+
+/// Why the program cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A secret cannot be read.
+    #[error("{key}: {source}")]
+    Secret {
+        /// Where the reference stands in the configuration.
+        key: String,
+        /// What is wrong and what to do.
+        source: config::Unreadable,
+    },
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] OpenError),
+    /// The ledger cannot be written.
+    #[error(transparent)]
+    Ledger(#[from] Unavailable),
+    /// A sink cannot be opened.
+    #[error(transparent)]
+    Sink(#[from] sinks::OpenError),
+    /// The HTTP client cannot be built.
+    #[error(transparent)]
+    Http(#[from] BuildError),
+}
+
+/// What names the app that a state directory is bound to.
+pub fn app_name(config: &Config) -> String {
+    format!("{} {}", config.app.api_base, config.app.client_id)
+}
+
+/// Every lane of the configuration.
+pub fn lanes(config: &Config) -> Vec<Lane> {
+    let lanes = config.clinics.iter().flat_map(|clinic| {
+        clinic.categories.iter().map(|category| Lane {
+            clinic: clinic.name.clone(),
+            category: category.clone(),
+        })
+    });
+    lanes.collect()
+}
+
+fn secret<T>(key: &str, read: Result<T, config::Unreadable>) -> Result<T, StartError> {
+    read.map_err(|source| StartError::Secret {
+        key: key.to_owned(),
+        source,
+    })
+}
+
+/// The key that seals the state directory.
+pub fn seal_key(config: &Config) -> Result<SealKey, StartError> {
+    secret("state.seal_key", config.state.seal_key.read_key()).map(SealKey::new)
+}
+
+/// Opens an existing ledger beside its owner.
+pub fn open_store(config: &Config) -> Result<Store, StartError> {
+    let key = seal_key(config)?;
+    let store = Store::open_existing(&config.state.directory, &app_name(config), &key)?;
+    Ok(store)
+}
+
+/// Takes the state directory.
+pub fn take_ownership(config: &Config) -> Result<Owner, StartError> {
+    let key = seal_key(config)?;
+    let owner = Owner::take(&config.state.directory, &app_name(config), &key)?;
+    Ok(owner)
+}
+
+/// The grants, for whoever has a store.
+pub async fn tokens(
+    config: &Config,
+    store: &Store,
+    clock: &SharedClock,
+) -> Result<(Tokens, Budget), StartError> {
+    let client_secret = secret("app.client_secret", config.app.client_secret.read())?;
+    let budget = Budget::open(store.clone(), Arc::clone(clock), config.poll.budget).await?;
+    let tokens = Tokens::new(
+        store.clone(),
+        Arc::clone(clock),
+        &config.app,
+        &config.http,
+        client_secret,
+        budget.clone(),
+    )?;
+    Ok((tokens, budget))
+}
+
+/// Opens everything else, for the owner of the state directory.
+pub async fn open(
+    config: &Config,
+    owner: &Owner,
+    clock: SharedClock,
+) -> Result<Arc<Pipeline>, StartError> {
+    let ledger = Ledger::new(owner.store().clone(), owner.epoch());
+    let (tokens, budget) = tokens(config, owner.store(), &clock).await?;
+    let names = config.sinks.iter().map(|sink| sink.name.clone());
+    let ids = ledger.enrol_sinks(names.collect()).await?;
+    let mut sinks = Vec::with_capacity(config.sinks.len());
+    for sink in &config.sinks {
+        let Some(id) = ids.get(&sink.name) else {
+            continue;
+        };
+        sinks.push(OpenSink {
+            id: *id,
+            name: sink.name.clone(),
+            rules: Rules {
+                max_attempts: sink.max_attempts,
+                give_up_after: sink.give_up_after,
+                on_doubt: sink.on_doubt,
+            },
+            sink: AnySink::open(sink, &config.http)?,
+            wake: tokio::sync::Notify::new(),
+        });
+    }
+    let lanes: HashSet<_> = ledger
+        .enrol_lanes(lanes(config))
+        .await?
+        .into_iter()
+        .collect();
+    let pace = Pace::for_lanes(&config.poll, lanes.len());
+    report_pace(config, pace, lanes.len());
+    Ok(Arc::new(Pipeline {
+        api: Api::new(
+            &config.http,
+            config.app.api_base.clone(),
+            config.poll.concurrency,
+            tokens.clone(),
+            budget,
+            Arc::clone(&clock),
+        )?,
+        routes: Routes::new(&config.sinks, &ids),
+        ledger,
+        tokens,
+        sinks,
+        lanes,
+        clock,
+        pace,
+        first_run: config.poll.first_run,
+        in_flight: config.poll.concurrency,
+        activity: Activity::default(),
+    }))
+}
+
+fn report_pace(config: &Config, pace: Pace, lanes: usize) {
+    if pace.fast > config.poll.interval + Duration::from_secs(1) {
+        tracing::warn!(
+            lanes,
+            wanted_s = config.poll.interval.as_secs(),
+            interval_s = pace.fast.as_secs(),
+            "so many lanes would take more than half the request budget: polled less often than poll.interval says"
+        );
+    }
+}

@@ -1,0 +1,191 @@
+//! What is due is begun: for ever (the daemon), or until nothing is left (one cycle, a backfill).
+//!
+//! Both drive the same passes. Each look asks the ledger what is due and begins what is not being done already, every
+//! lane and clinic in a task of its own, so that none waits for another.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::outbox::Until;
+use super::{Pipeline, Work};
+use crate::ledger::Pruned;
+use crate::lifecycle::Lifecycle;
+use crate::schedule::Nudges;
+use crate::store::Unavailable;
+
+/// What is still open after a cycle.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Lanes whose sweep failed or is parked, in words.
+    pub troubled_lanes: Vec<String>,
+    /// Details that are still owed.
+    pub owed: u64,
+}
+
+/// What a look is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Sweeps, details, jobs and grants.
+    Everything,
+    /// Jobs, and what they bring: a backfill without a daemon.
+    JobsOnly,
+}
+
+impl Pipeline {
+    /// Runs until the soft stop: looks at every tick, and whenever a piece of work has ended.
+    pub async fn run(self: Arc<Self>, lifecycle: &Lifecycle, nudges: &Nudges) {
+        let until = Until {
+            stopped: lifecycle.soft().clone(),
+            drained: CancellationToken::new(),
+        };
+        for index in 0..self.sinks.len() {
+            lifecycle.spawn(Arc::clone(&self).run_sink(index, until.clone()));
+        }
+        let hourly = Arc::clone(&self);
+        let (hour, soft) = (Arc::clone(&nudges.hour), lifecycle.soft().clone());
+        lifecycle.spawn(async move { hourly.prune_hourly(&hour, &soft).await });
+        let changed = Arc::clone(&self.activity.changed);
+        while !lifecycle.soft().is_cancelled() {
+            self.look(Scope::Everything, lifecycle).await;
+            tokio::select! {
+                () = nudges.tick.notified() => {}
+                () = changed.notified() => {}
+                () = lifecycle.soft().cancelled() => {}
+            }
+        }
+    }
+
+    /// Works until nothing is due any more and every sink is drained, or until the soft stop.
+    pub async fn run_until_drained(self: Arc<Self>, lifecycle: &Lifecycle, scope: Scope) {
+        let until = Until {
+            stopped: lifecycle.soft().clone(),
+            drained: CancellationToken::new(),
+        };
+        let mut outbox = JoinSet::new();
+        for index in 0..self.sinks.len() {
+            outbox.spawn(Arc::clone(&self).run_sink(index, until.clone()));
+        }
+        let changed = Arc::clone(&self.activity.changed);
+        while !lifecycle.soft().is_cancelled() {
+            let begun = self.look(scope, lifecycle).await;
+            if begun == Ok(0) && self.activity.is_idle() {
+                break;
+            }
+            tokio::select! {
+                () = changed.notified() => {}
+                () = lifecycle.soft().cancelled() => {}
+            }
+        }
+        until.drained.cancel();
+        self.wake_sinks();
+        while outbox.join_next().await.is_some() {}
+    }
+
+    /// Begins what is due and not being done already; gives how much that is.
+    async fn look(self: &Arc<Self>, scope: Scope, lifecycle: &Lifecycle) -> Result<usize, ()> {
+        let begun = self.try_look(scope, lifecycle).await;
+        begun.map_err(|error| self.ledger_trouble(&error))
+    }
+
+    async fn try_look(
+        self: &Arc<Self>,
+        scope: Scope,
+        lifecycle: &Lifecycle,
+    ) -> Result<usize, Unavailable> {
+        let now = self.now();
+        let mut begun = 0;
+        if scope == Scope::Everything {
+            for lane in self.ledger.due_lanes(now).await? {
+                if self.lanes.contains(&lane.id) {
+                    begun += self.begin(lifecycle, Work::Sweep(lane.id), |pipeline| async move {
+                        pipeline.sweep(lane).await;
+                    });
+                }
+            }
+            if self
+                .tokens
+                .next_refresh_at()
+                .await?
+                .is_some_and(|at| at <= now)
+            {
+                self.begin(lifecycle, Work::KeepAlive, |pipeline| async move {
+                    if let Err(error) = pipeline.tokens.keep_alive().await {
+                        pipeline.ledger_trouble(&error);
+                    }
+                });
+            }
+        }
+        for clinic in self.ledger.clinics_owed(now).await? {
+            if !self.activity.is_resting(&clinic, now) {
+                begun += self.begin(
+                    lifecycle,
+                    Work::Details(clinic.clone()),
+                    |pipeline| async move {
+                        pipeline.fetch_owed(&clinic).await;
+                    },
+                );
+            }
+        }
+        for work in self.ledger.open_job_lanes().await? {
+            begun += self.begin(
+                lifecycle,
+                Work::Job(work.job.job, work.id),
+                |pipeline| async move {
+                    pipeline.backfill(work).await;
+                },
+            );
+        }
+        Ok(begun)
+    }
+
+    /// Spawns a piece of work, unless it is being done; 1 if it was begun.
+    fn begin<F, Fut>(self: &Arc<Self>, lifecycle: &Lifecycle, work: Work, body: F) -> usize
+    where
+        F: FnOnce(Arc<Self>) -> Fut,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let Some(working) = self.activity.begin(work) else {
+            return 0;
+        };
+        let body = body(Arc::clone(self));
+        let soft = lifecycle.soft().clone();
+        lifecycle.spawn(async move {
+            tokio::select! {
+                // A listing or a fetch has no effect outside: it is simply dropped and done again after the restart.
+                () = soft.cancelled() => {}
+                () = body => {}
+            }
+            drop(working);
+        });
+        1
+    }
+
+    async fn prune_hourly(&self, hour: &Notify, soft: &CancellationToken) {
+        loop {
+            tokio::select! {
+                () = hour.notified() => {}
+                () = soft.cancelled() => return,
+            }
+            let Some((heard_at, server_now)) = self.activity.clocks() else {
+                continue;
+            };
+            match self.ledger.prune(heard_at, server_now).await {
+                Ok(Pruned::Forgotten(0)) => {}
+                Ok(Pruned::Forgotten(events)) => {
+                    tracing::info!(
+                        events,
+                        "forgot events that were last listed more than 35 days ago"
+                    );
+                }
+                Ok(Pruned::ClocksDisagree) => tracing::error!(
+                    ours = %heard_at.format("%FT%TZ"), fullscripts = %server_now.format("%FT%TZ"),
+                    "this machine's clock and Fullscript's disagree: nothing is forgotten until they agree (`timedatectl`)"
+                ),
+                Err(error) => self.ledger_trouble(&error),
+            }
+        }
+    }
+}

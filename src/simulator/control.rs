@@ -1,6 +1,9 @@
 //! `/_control`: what another process says to the simulator, and what it can ask. JSON. Not part of the imitated API,
 //! not counted and not limited.
 
+use std::convert::Infallible;
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::{Json, Query, State};
 use axum::http::StatusCode;
@@ -13,8 +16,6 @@ use chrono::{DateTime, Utc};
 use futures_util::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::convert::Infallible;
-use std::time::Duration;
 
 use super::events::category_for;
 use super::faults::FaultRule;
@@ -22,7 +23,7 @@ use super::handle::{Handle, MadeEvent};
 use super::{pages, reply};
 
 /// Events per chunk of the answer of `GET /_control/events`.
-const CHUNK: u32 = 1000;
+const CHUNK: usize = 1000;
 
 pub(super) fn router() -> Router<Handle> {
     Router::new()
@@ -72,22 +73,20 @@ struct Which {
     clinic: Option<String>,
 }
 
-/// All events as JSON lines, in the order of making, streamed.
+/// All events, or those that one clinic sees, as JSON lines in the order of making, streamed.
 async fn events(State(handle): State<Handle>, Query(which): Query<Which>) -> Response {
-    let chunks = stream::unfold(0_u32, move |from| {
-        let (handle, clinic) = (handle.clone(), which.clinic.clone());
-        async move {
-            let events = handle.some_events(from, CHUNK);
-            if events.is_empty() {
-                return None;
-            }
-            let lines: String = events
-                .iter()
-                .filter(|event| clinic.is_none() || event.clinic_id == clinic)
-                .map(line)
-                .collect();
-            Some((Ok::<_, Infallible>(Bytes::from(lines)), from + CHUNK))
+    let indices = handle.indices(which.clinic.as_deref());
+    let chunks = stream::unfold((handle, indices, 0), |(handle, indices, from)| async move {
+        let rest = indices.get(from..).unwrap_or_default();
+        let chunk = rest.get(..CHUNK).unwrap_or(rest);
+        if chunk.is_empty() {
+            return None;
         }
+        let lines: String = handle.made_events(chunk).iter().map(line).collect();
+        Some((
+            Ok::<_, Infallible>(Bytes::from(lines)),
+            (handle, indices, from + CHUNK),
+        ))
     });
     let json_lines = http::HeaderValue::from_static("application/x-ndjson");
     ([(CONTENT_TYPE, json_lines)], Body::from_stream(chunks)).into_response()

@@ -202,6 +202,25 @@ impl Handle {
             .collect()
     }
 
+    /// Makes an event of some type at some clinic now; sometimes of a type that is documented nowhere.
+    pub fn make_any_event(&self) -> Option<String> {
+        let (clinic_id, category, event_type) = {
+            let mut world = self.world();
+            let clinics = world.clinics.len() as u64;
+            let at = usize::try_from(world.random.below(clinics)).ok()?;
+            let clinic_id = world.clinics.get(at)?.clinic_id.clone();
+            if world.random.below(20) == 0 {
+                (clinic_id, "orders", "fulfillment.shipment.shipped")
+            } else {
+                let names: Vec<&str> = KNOWN_CATEGORIES.iter().map(|row| row.name).collect();
+                let name = world.random.pick(&names);
+                let row = KNOWN_CATEGORIES.iter().find(|row| row.name == name)?;
+                (clinic_id, row.name, world.random.pick(row.event_types))
+            }
+        };
+        self.make_event_in(&clinic_id, category, event_type, self.now())
+    }
+
     /// Makes an event that happened at `at`, in any list.
     pub fn make_event_in(
         &self,
@@ -277,20 +296,28 @@ impl Handle {
 
     /// Every event that was ever made, visible or not, in the order of making.
     pub fn all_events(&self) -> Vec<MadeEvent> {
+        self.made_events(&self.indices(None))
+    }
+
+    /// The events of these indices.
+    pub(super) fn made_events(&self, indices: &[u32]) -> Vec<MadeEvent> {
         let world = self.world();
-        let indices: Vec<u32> = world.events.all().map(|(index, _)| index).collect();
         indices
-            .into_iter()
-            .filter_map(|index| made_event(&world, index))
+            .iter()
+            .filter_map(|&index| made_event(&world, index))
             .collect()
     }
 
-    /// Events `from..from + count` of [`Handle::all_events`].
-    pub(super) fn some_events(&self, from: u32, count: u32) -> Vec<MadeEvent> {
+    /// The indices of all events, or of those that a clinic's lists show now or will show.
+    pub(super) fn indices(&self, clinic_id: Option<&str>) -> Vec<u32> {
         let world = self.world();
-        (from..from.saturating_add(count))
-            .map_while(|index| made_event(&world, index))
-            .collect()
+        match clinic_id {
+            None => world.events.all().map(|(index, _)| index).collect(),
+            Some(id) => world
+                .number_of(id)
+                .map(|number| world.events.shown_to(number))
+                .unwrap_or_default(),
+        }
     }
 
     /// How many events were made.

@@ -158,6 +158,12 @@ impl Simulator {
     /// Binds and serves.
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let address = options.listen;
+        Self::resume(Handle::new(options), address).await
+    }
+
+    /// Serves a stopped simulator's clinics, grants and events again, as after an outage at Fullscript; give
+    /// [`Simulator::address`] to come back where it was.
+    pub async fn resume(handle: Handle, address: SocketAddr) -> Result<Self, StartError> {
         if !address.ip().is_loopback() {
             return Err(StartError::NotLoopback(address));
         }
@@ -166,7 +172,7 @@ impl Simulator {
             .await
             .map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
-        let handle = Handle::new(options);
+        handle.ended.send_replace(false);
         let mut server = JoinSet::new();
         server.spawn(server::serve(listener, handle.clone()));
         Ok(Self {
@@ -216,3 +222,6 @@ impl Deref for Simulator {
         &self.handle
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,12 +5,13 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use chrono_tz::Tz;
-use clap::ValueEnum;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{CommandResult, Exit, Failure};
 use crate::domain::KNOWN_CATEGORIES;
-use crate::simulator::{Delay, Options, RateLimit, Rotation, Simulator};
+use crate::simulator::{
+    Bounds, Delay, ErrorBody, Options, RateLimit, RetryAfter, Rotation, Simulator,
+};
 
 /// Arguments of `simulate`.
 #[derive(Debug, clap::Args)]
@@ -34,8 +35,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     live_every: Option<Duration>,
     /// When a refreshed grant's old tokens die.
-    #[arg(long, value_enum, default_value_t = When::OnUse)]
-    rotation: When,
+    #[arg(long, value_enum, default_value_t = Rotation::OnUse)]
+    rotation: Rotation,
     /// The life of an access token.
     #[arg(long, value_name = "DURATION", default_value = "2h", value_parser = duration)]
     token_lifetime: Duration,
@@ -45,6 +46,15 @@ pub(super) struct Args {
     /// The rolling window of the limit.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
     rate_window: Duration,
+    /// The status over the limit.
+    #[arg(long, value_name = "STATUS", default_value_t = 429, value_parser = clap::value_parser!(u16).range(400..600))]
+    rate_status: u16,
+    /// The `Retry-After` over the limit.
+    #[arg(long, value_enum, default_value_t = RetryAfter::Seconds)]
+    retry_after: RetryAfter,
+    /// What comes with a 401, 403, 404 and over the limit.
+    #[arg(long, value_enum, default_value_t = ErrorBody::Json)]
+    error_body: ErrorBody,
     /// How long every request takes at least.
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     latency: Duration,
@@ -54,6 +64,9 @@ pub(super) struct Args {
     /// The time zone in which the day of the `created_at` filter begins.
     #[arg(long, value_name = "ZONE", default_value = "America/New_York")]
     zone: Tz,
+    /// Which days that filter takes in.
+    #[arg(long, value_enum, default_value_t = Bounds::Usual)]
+    bounds: Bounds,
     /// The redirect URI registered for the app.
     #[arg(
         long,
@@ -61,17 +74,6 @@ pub(super) struct Args {
         default_value = "http://127.0.0.1:8765/callback"
     )]
     redirect_uri: String,
-}
-
-/// `--rotation`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum When {
-    /// When the new access token is first used, as at Fullscript.
-    OnUse,
-    /// At the refresh.
-    AtOnce,
-    /// At the refresh; a dead refresh token that is used again ends its whole login.
-    Family,
 }
 
 /// Runs `simulate`.
@@ -154,16 +156,15 @@ fn options(args: &Args) -> Options {
         listen: args.listen,
         seed: args.seed,
         zone: args.zone,
-        rotation: match args.rotation {
-            When::OnUse => Rotation::OnUse,
-            When::AtOnce => Rotation::AtOnce,
-            When::Family => Rotation::Family,
-        },
+        bounds: args.bounds,
+        error_body: args.error_body,
+        rotation: args.rotation,
         token_lifetime: args.token_lifetime,
         rate_limit: RateLimit {
             requests: (args.rate_limit > 0).then_some(args.rate_limit),
             window: args.rate_window,
-            ..RateLimit::default()
+            status: args.rate_status,
+            retry_after: args.retry_after,
         },
         latency: args.latency,
         visible_after: Delay {

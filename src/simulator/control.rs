@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 
 use super::events::category_for;
 use super::faults::FaultRule;
-use super::handle::{Handle, MadeEvent};
+use super::handle::Handle;
+use super::world::MadeEvent;
 use super::{pages, reply};
 
 /// Events per chunk of the answer of `GET /_control/events`.
@@ -146,10 +147,10 @@ struct NewHistory {
     days: u64,
 }
 
-async fn make_history(State(handle): State<Handle>, Json(new): Json<NewHistory>) -> Json<Value> {
+async fn make_history(State(handle): State<Handle>, Json(new): Json<NewHistory>) -> Response {
     let span = Duration::from_hours(new.days.saturating_mul(24));
     handle.make_history(&new.clinic_id, &new.category, new.count, span);
-    Json(json!({ "events": handle.event_count() }))
+    done(&handle, &new.clinic_id)
 }
 
 #[derive(Deserialize)]
@@ -165,14 +166,14 @@ async fn grant(State(handle): State<Handle>, Json(of): Json<OfClinic>) -> Respon
     }
 }
 
-async fn expire(State(handle): State<Handle>, Json(of): Json<OfClinic>) -> Json<Value> {
+async fn expire(State(handle): State<Handle>, Json(of): Json<OfClinic>) -> Response {
     handle.expire_access_tokens(&of.clinic_id);
-    Json(json!({}))
+    done(&handle, &of.clinic_id)
 }
 
-async fn revoke(State(handle): State<Handle>, Json(of): Json<OfClinic>) -> Json<Value> {
+async fn revoke(State(handle): State<Handle>, Json(of): Json<OfClinic>) -> Response {
     handle.revoke_grants(&of.clinic_id);
-    Json(json!({}))
+    done(&handle, &of.clinic_id)
 }
 
 #[derive(Deserialize)]
@@ -182,10 +183,10 @@ struct NewScopes {
     scopes: Vec<String>,
 }
 
-async fn scopes(State(handle): State<Handle>, Json(new): Json<NewScopes>) -> Json<Value> {
+async fn scopes(State(handle): State<Handle>, Json(new): Json<NewScopes>) -> Response {
     let scopes: Vec<&str> = new.scopes.iter().map(String::as_str).collect();
     handle.set_grant_scopes(&new.clinic_id, &scopes);
-    Json(json!({}))
+    done(&handle, &new.clinic_id)
 }
 
 async fn add_fault(State(handle): State<Handle>, Json(rule): Json<FaultRule>) -> Json<Value> {
@@ -200,6 +201,19 @@ async fn clear_faults(State(handle): State<Handle>) -> Json<Value> {
 
 async fn counters(State(handle): State<Handle>) -> Response {
     Json(handle.counters()).into_response()
+}
+
+/// `{}`, unless the clinic that something was done to does not exist.
+fn done(handle: &Handle, clinic_id: &str) -> Response {
+    let exists = handle
+        .clinics()
+        .iter()
+        .any(|clinic| clinic.clinic_id == clinic_id);
+    if exists {
+        Json(json!({})).into_response()
+    } else {
+        no_such_clinic(clinic_id)
+    }
 }
 
 fn no_such_clinic(clinic_id: &str) -> Response {

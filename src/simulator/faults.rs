@@ -19,7 +19,7 @@ pub enum Endpoint {
 }
 
 /// The body of an answer that is no success.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorBody {
     /// `{"error": …}`.

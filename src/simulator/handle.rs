@@ -7,70 +7,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 
 use super::counters::Counters;
-use super::data::{self, Facts};
 use super::events::{Draft, Events, category_for};
 use super::faults::{FaultRule, Faults};
 use super::limiter::Limiter;
 use super::seeded::Seeded;
 use super::tokens::Tokens;
+use super::world::{MadeEvent, SimClinic, World};
 use super::{Delay, Options};
 use crate::clock::SharedClock;
 use crate::domain::KNOWN_CATEGORIES;
-
-/// A clinic of the simulator.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SimClinic {
-    /// Its id, as in `clinic_id` and `GET /clinic`.
-    pub clinic_id: String,
-    /// Its name.
-    pub name: String,
-    pub(super) number: u32,
-}
-
-/// One event, as an oracle needs it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MadeEvent {
-    /// Its id.
-    pub id: String,
-    /// Its type.
-    pub event_type: String,
-    /// The list it is found in.
-    pub category: String,
-    /// `None` for an event that every clinic may retrieve.
-    pub clinic_id: Option<String>,
-    /// As Fullscript writes it.
-    pub created_at: String,
-    /// From when on it is shown.
-    pub visible_at: String,
-    /// How often it was retrieved with a 200.
-    pub retrieved: u32,
-}
-
-/// Everything that changes.
-#[derive(Debug)]
-pub(super) struct World {
-    pub(super) events: Events,
-    pub(super) tokens: Tokens,
-    pub(super) clinics: Vec<SimClinic>,
-    pub(super) limiter: Limiter,
-    pub(super) faults: Faults,
-    pub(super) counters: Counters,
-    pub(super) scopes: Vec<String>,
-    pub(super) random: Seeded,
-}
-
-impl World {
-    pub(super) fn clinic(&self, number: u32) -> Option<&SimClinic> {
-        self.clinics.get(usize::try_from(number).ok()?)
-    }
-
-    fn number_of(&self, clinic_id: &str) -> Option<u32> {
-        self.clinics
-            .iter()
-            .find(|clinic| clinic.clinic_id == clinic_id)
-            .map(|clinic| clinic.number)
-    }
-}
 
 /// A running simulator's inside; clones are the same simulator.
 ///
@@ -304,7 +249,7 @@ impl Handle {
         let world = self.world();
         indices
             .iter()
-            .filter_map(|&index| made_event(&world, index))
+            .filter_map(|&index| world.made_event(index))
             .collect()
     }
 
@@ -355,7 +300,7 @@ impl Handle {
     pub fn reply_for(&self, event_id: &str) -> Option<String> {
         let world = self.world();
         let index = world.events.index(event_id)?;
-        reply_for(&world, self.options.seed, index)
+        world.reply_for(self.options.seed, index)
     }
 
     fn delay(&self, random: &mut Seeded) -> i64 {
@@ -368,34 +313,6 @@ impl Handle {
         };
         i64::try_from(least.as_secs().saturating_add(late)).unwrap_or(0)
     }
-}
-
-/// The whole answer of a retrieve.
-pub(super) fn reply_for(world: &World, seed: u64, index: u32) -> Option<String> {
-    let record = world.events.get(index)?;
-    let clinic = record.clinic.and_then(|number| world.clinic(number));
-    Some(data::reply(&Facts {
-        seed,
-        index,
-        id: &world.events.id(index),
-        event_type: world.events.type_of(record),
-        created: record.created,
-        clinic_id: clinic.map(|clinic| clinic.clinic_id.as_str()),
-    }))
-}
-
-fn made_event(world: &World, index: u32) -> Option<MadeEvent> {
-    let record = world.events.get(index)?;
-    let clinic = record.clinic.and_then(|number| world.clinic(number));
-    Some(MadeEvent {
-        id: world.events.id(index),
-        event_type: world.events.type_of(record).to_owned(),
-        category: world.events.category_of(record).to_owned(),
-        clinic_id: clinic.map(|clinic| clinic.clinic_id.clone()),
-        created_at: super::events::created_at(record.created),
-        visible_at: super::events::created_at(record.visible),
-        retrieved: record.retrieved,
-    })
 }
 
 fn belongs_to_none(event_type: &str) -> bool {

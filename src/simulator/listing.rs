@@ -9,7 +9,7 @@ use chrono::{Days, NaiveDate, NaiveTime, TimeDelta, TimeZone as _};
 use chrono_tz::Tz;
 
 /// Which days a `created_at` filter takes in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Bounds {
     /// `<` and `>` exclude the day they name, a range includes both ends.
     #[default]

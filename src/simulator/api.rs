@@ -41,7 +41,8 @@ pub(super) async fn events(
         None => answers::retrieve(&handle, &caller, &segment, fault),
     };
     match answer {
-        Ok(text) => reply::broken(fault, StatusCode::OK, text).await,
+        Ok(text) => reply::broken(fault, StatusCode::OK, text),
+        Err(_) if fault == Some(Fault::ReplyLost) => reply::lost(),
         Err(refusal) => refuse(&handle, &refusal),
     }
 }
@@ -76,7 +77,7 @@ pub(super) async fn clinic(State(handle): State<Handle>, headers: HeaderMap) -> 
         };
         json!({ "clinic": { "id": id, "name": clinic.name, "integration_id": null } }).to_string()
     };
-    reply::broken(fault, StatusCode::OK, text).await
+    reply::broken(fault, StatusCode::OK, text)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -54,7 +54,14 @@ pub enum Fault {
         /// Milliseconds between two bytes.
         every_ms: u64,
     },
-    /// The right answer, late.
+    /// This status with `Retry-After` in seconds; the request is not processed.
+    Throttled {
+        /// 429 or 503.
+        status: u16,
+        /// What the header says.
+        retry_after_s: u64,
+    },
+    /// The right answer, whatever it is, late.
     Slow {
         /// Milliseconds before it starts.
         ms: u64,

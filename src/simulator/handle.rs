@@ -42,6 +42,7 @@ impl Handle {
             counters: Counters::default(),
             scopes: options.scopes.clone(),
             random: Seeded::new(options.seed, u64::MAX - 1),
+            request_ids: Seeded::new(options.seed, u64::MAX - 2),
         };
         Self {
             options: Arc::new(options),

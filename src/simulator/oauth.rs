@@ -139,7 +139,7 @@ pub(super) async fn token(
         }
     }
     match result {
-        Ok(pair) => reply::broken(fault, StatusCode::OK, body_of(&pair)).await,
+        Ok(pair) => reply::broken(fault, StatusCode::OK, body_of(&pair)),
         Err(Refusal::InvalidClient) => refusal(StatusCode::UNAUTHORIZED, &outcome),
         Err(_) => refusal(StatusCode::BAD_REQUEST, &outcome),
     }
@@ -170,7 +170,7 @@ pub(super) async fn revoke(
             .revoke(credentials(&fields), field("token"), now)
     };
     match revoked {
-        Ok(()) => reply::broken(fault, StatusCode::OK, "{}".to_owned()).await,
+        Ok(()) => reply::broken(fault, StatusCode::OK, "{}".to_owned()),
         Err(_) => refusal(StatusCode::FORBIDDEN, "unauthorized_client"),
     }
 }

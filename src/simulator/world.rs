@@ -48,6 +48,8 @@ pub(super) struct World {
     pub(super) counters: Counters,
     pub(super) scopes: Vec<String>,
     pub(super) random: Seeded,
+    /// Apart from `random`, so that ids and delays do not depend on how many requests came first.
+    pub(super) request_ids: Seeded,
 }
 
 impl World {

@@ -20,6 +20,15 @@ async fn broken_answers_are_broken_in_the_way_that_was_asked_for() {
     assert_eq!(reply.status(), 502);
     assert!(reply.text().await.unwrap().starts_with("<!DOCTYPE"));
 
+    let throttled = Fault::Throttled {
+        status: 503,
+        retry_after_s: 7,
+    };
+    fail(Endpoint::List, throttled);
+    let reply = world.get(list).await.unwrap();
+    assert_eq!(reply.status(), 503);
+    assert_eq!(reply.headers()["retry-after"], "7");
+
     fail(Endpoint::List, Fault::CutOff);
     let reply = world.get(list).await.unwrap();
     assert_eq!(reply.status(), 200);
@@ -57,7 +66,7 @@ async fn broken_answers_are_broken_in_the_way_that_was_asked_for() {
     let event = world.json(&retrieve).await;
     assert_ne!(event["event"]["clinic_id"], world.clinic.clinic_id.as_str());
 
-    assert_eq!(world.simulator.counters().faults, 11);
+    assert_eq!(world.simulator.counters().faults, 12);
     let event = world.get(&retrieve).await.unwrap().text().await.unwrap();
     assert_eq!(Some(event), world.simulator.reply_for(&id));
 }

@@ -1,6 +1,9 @@
 //! `/_control`: what another process says to the simulator, and what it can ask. JSON. Not part of the imitated API,
 //! not counted and not limited.
 
+use std::convert::Infallible;
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::{Json, Query, State};
 use axum::http::StatusCode;
@@ -13,16 +16,15 @@ use chrono::{DateTime, Utc};
 use futures_util::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::convert::Infallible;
-use std::time::Duration;
 
 use super::events::category_for;
 use super::faults::FaultRule;
-use super::handle::{Handle, MadeEvent};
+use super::handle::Handle;
+use super::world::MadeEvent;
 use super::{pages, reply};
 
 /// Events per chunk of the answer of `GET /_control/events`.
-const CHUNK: u32 = 1000;
+const CHUNK: usize = 1000;
 
 pub(super) fn router() -> Router<Handle> {
     Router::new()
@@ -72,22 +74,20 @@ struct Which {
     clinic: Option<String>,
 }
 
-/// All events as JSON lines, in the order of making, streamed.
+/// All events, or those that one clinic sees, as JSON lines in the order of making, streamed.
 async fn events(State(handle): State<Handle>, Query(which): Query<Which>) -> Response {
-    let chunks = stream::unfold(0_u32, move |from| {
-        let (handle, clinic) = (handle.clone(), which.clinic.clone());
-        async move {
-            let events = handle.some_events(from, CHUNK);
-            if events.is_empty() {
-                return None;
-            }
-            let lines: String = events
-                .iter()
-                .filter(|event| clinic.is_none() || event.clinic_id == clinic)
-                .map(line)
-                .collect();
-            Some((Ok::<_, Infallible>(Bytes::from(lines)), from + CHUNK))
+    let indices = handle.indices(which.clinic.as_deref());
+    let chunks = stream::unfold((handle, indices, 0), |(handle, indices, from)| async move {
+        let rest = indices.get(from..).unwrap_or_default();
+        let chunk = rest.get(..CHUNK).unwrap_or(rest);
+        if chunk.is_empty() {
+            return None;
         }
+        let lines: String = handle.made_events(chunk).iter().map(line).collect();
+        Some((
+            Ok::<_, Infallible>(Bytes::from(lines)),
+            (handle, indices, from + CHUNK),
+        ))
     });
     let json_lines = http::HeaderValue::from_static("application/x-ndjson");
     ([(CONTENT_TYPE, json_lines)], Body::from_stream(chunks)).into_response()
@@ -147,10 +147,10 @@ struct NewHistory {
     days: u64,
 }
 
-async fn make_history(State(handle): State<Handle>, Json(new): Json<NewHistory>) -> Json<Value> {
+async fn make_history(State(handle): State<Handle>, Json(new): Json<NewHistory>) -> Response {
     let span = Duration::from_hours(new.days.saturating_mul(24));
     handle.make_history(&new.clinic_id, &new.category, new.count, span);
-    Json(json!({ "events": handle.event_count() }))
+    done(&handle, &new.clinic_id)
 }
 
 #[derive(Deserialize)]
@@ -166,14 +166,14 @@ async fn grant(State(handle): State<Handle>, Json(of): Json<OfClinic>) -> Respon
     }
 }
 
-async fn expire(State(handle): State<Handle>, Json(of): Json<OfClinic>) -> Json<Value> {
+async fn expire(State(handle): State<Handle>, Json(of): Json<OfClinic>) -> Response {
     handle.expire_access_tokens(&of.clinic_id);
-    Json(json!({}))
+    done(&handle, &of.clinic_id)
 }
 
-async fn revoke(State(handle): State<Handle>, Json(of): Json<OfClinic>) -> Json<Value> {
+async fn revoke(State(handle): State<Handle>, Json(of): Json<OfClinic>) -> Response {
     handle.revoke_grants(&of.clinic_id);
-    Json(json!({}))
+    done(&handle, &of.clinic_id)
 }
 
 #[derive(Deserialize)]
@@ -183,10 +183,10 @@ struct NewScopes {
     scopes: Vec<String>,
 }
 
-async fn scopes(State(handle): State<Handle>, Json(new): Json<NewScopes>) -> Json<Value> {
+async fn scopes(State(handle): State<Handle>, Json(new): Json<NewScopes>) -> Response {
     let scopes: Vec<&str> = new.scopes.iter().map(String::as_str).collect();
     handle.set_grant_scopes(&new.clinic_id, &scopes);
-    Json(json!({}))
+    done(&handle, &new.clinic_id)
 }
 
 async fn add_fault(State(handle): State<Handle>, Json(rule): Json<FaultRule>) -> Json<Value> {
@@ -201,6 +201,19 @@ async fn clear_faults(State(handle): State<Handle>) -> Json<Value> {
 
 async fn counters(State(handle): State<Handle>) -> Response {
     Json(handle.counters()).into_response()
+}
+
+/// `{}`, unless the clinic that something was done to does not exist.
+fn done(handle: &Handle, clinic_id: &str) -> Response {
+    let exists = handle
+        .clinics()
+        .iter()
+        .any(|clinic| clinic.clinic_id == clinic_id);
+    if exists {
+        Json(json!({})).into_response()
+    } else {
+        no_such_clinic(clinic_id)
+    }
 }
 
 fn no_such_clinic(clinic_id: &str) -> Response {

@@ -205,6 +205,16 @@ impl Events {
         (0..).zip(&self.records)
     }
 
+    /// The indices of what a clinic's lists show or will show, aged-out events included, in the order of making.
+    pub(super) fn shown_to(&self, clinic: u32) -> Vec<u32> {
+        let lists = self.lists.iter().filter(|((of, _), _)| *of == clinic);
+        let shown = lists.flat_map(|(_, list)| list.iter().copied());
+        let pending = self.pending.iter().filter(|(_, _, of, _)| *of == clinic);
+        let mut indices: Vec<u32> = shown.chain(pending.map(|&(_, index, ..)| index)).collect();
+        indices.sort_unstable();
+        indices
+    }
+
     pub(super) fn len(&self) -> usize {
         self.records.len()
     }

@@ -19,7 +19,7 @@ pub enum Endpoint {
 }
 
 /// The body of an answer that is no success.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorBody {
     /// `{"error": …}`.
@@ -54,7 +54,14 @@ pub enum Fault {
         /// Milliseconds between two bytes.
         every_ms: u64,
     },
-    /// The right answer, late.
+    /// This status with `Retry-After` in seconds; the request is not processed.
+    Throttled {
+        /// 429 or 503.
+        status: u16,
+        /// What the header says.
+        retry_after_s: u64,
+    },
+    /// The right answer, whatever it is, late.
     Slow {
         /// Milliseconds before it starts.
         ms: u64,

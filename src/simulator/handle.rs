@@ -7,70 +7,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 
 use super::counters::Counters;
-use super::data::{self, Facts};
 use super::events::{Draft, Events, category_for};
 use super::faults::{FaultRule, Faults};
 use super::limiter::Limiter;
 use super::seeded::Seeded;
 use super::tokens::Tokens;
+use super::world::{MadeEvent, SimClinic, World};
 use super::{Delay, Options};
 use crate::clock::SharedClock;
 use crate::domain::KNOWN_CATEGORIES;
-
-/// A clinic of the simulator.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SimClinic {
-    /// Its id, as in `clinic_id` and `GET /clinic`.
-    pub clinic_id: String,
-    /// Its name.
-    pub name: String,
-    pub(super) number: u32,
-}
-
-/// One event, as an oracle needs it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MadeEvent {
-    /// Its id.
-    pub id: String,
-    /// Its type.
-    pub event_type: String,
-    /// The list it is found in.
-    pub category: String,
-    /// `None` for an event that every clinic may retrieve.
-    pub clinic_id: Option<String>,
-    /// As Fullscript writes it.
-    pub created_at: String,
-    /// From when on it is shown.
-    pub visible_at: String,
-    /// How often it was retrieved with a 200.
-    pub retrieved: u32,
-}
-
-/// Everything that changes.
-#[derive(Debug)]
-pub(super) struct World {
-    pub(super) events: Events,
-    pub(super) tokens: Tokens,
-    pub(super) clinics: Vec<SimClinic>,
-    pub(super) limiter: Limiter,
-    pub(super) faults: Faults,
-    pub(super) counters: Counters,
-    pub(super) scopes: Vec<String>,
-    pub(super) random: Seeded,
-}
-
-impl World {
-    pub(super) fn clinic(&self, number: u32) -> Option<&SimClinic> {
-        self.clinics.get(usize::try_from(number).ok()?)
-    }
-
-    fn number_of(&self, clinic_id: &str) -> Option<u32> {
-        self.clinics
-            .iter()
-            .find(|clinic| clinic.clinic_id == clinic_id)
-            .map(|clinic| clinic.number)
-    }
-}
 
 /// A running simulator's inside; clones are the same simulator.
 ///
@@ -97,6 +42,7 @@ impl Handle {
             counters: Counters::default(),
             scopes: options.scopes.clone(),
             random: Seeded::new(options.seed, u64::MAX - 1),
+            request_ids: Seeded::new(options.seed, u64::MAX - 2),
         };
         Self {
             options: Arc::new(options),
@@ -202,6 +148,25 @@ impl Handle {
             .collect()
     }
 
+    /// Makes an event of some type at some clinic now; sometimes of a type that is documented nowhere.
+    pub fn make_any_event(&self) -> Option<String> {
+        let (clinic_id, category, event_type) = {
+            let mut world = self.world();
+            let clinics = world.clinics.len() as u64;
+            let at = usize::try_from(world.random.below(clinics)).ok()?;
+            let clinic_id = world.clinics.get(at)?.clinic_id.clone();
+            if world.random.below(20) == 0 {
+                (clinic_id, "orders", "fulfillment.shipment.shipped")
+            } else {
+                let names: Vec<&str> = KNOWN_CATEGORIES.iter().map(|row| row.name).collect();
+                let name = world.random.pick(&names);
+                let row = KNOWN_CATEGORIES.iter().find(|row| row.name == name)?;
+                (clinic_id, row.name, world.random.pick(row.event_types))
+            }
+        };
+        self.make_event_in(&clinic_id, category, event_type, self.now())
+    }
+
     /// Makes an event that happened at `at`, in any list.
     pub fn make_event_in(
         &self,
@@ -277,20 +242,28 @@ impl Handle {
 
     /// Every event that was ever made, visible or not, in the order of making.
     pub fn all_events(&self) -> Vec<MadeEvent> {
+        self.made_events(&self.indices(None))
+    }
+
+    /// The events of these indices.
+    pub(super) fn made_events(&self, indices: &[u32]) -> Vec<MadeEvent> {
         let world = self.world();
-        let indices: Vec<u32> = world.events.all().map(|(index, _)| index).collect();
         indices
-            .into_iter()
-            .filter_map(|index| made_event(&world, index))
+            .iter()
+            .filter_map(|&index| world.made_event(index))
             .collect()
     }
 
-    /// Events `from..from + count` of [`Handle::all_events`].
-    pub(super) fn some_events(&self, from: u32, count: u32) -> Vec<MadeEvent> {
+    /// The indices of all events, or of those that a clinic's lists show now or will show.
+    pub(super) fn indices(&self, clinic_id: Option<&str>) -> Vec<u32> {
         let world = self.world();
-        (from..from.saturating_add(count))
-            .map_while(|index| made_event(&world, index))
-            .collect()
+        match clinic_id {
+            None => world.events.all().map(|(index, _)| index).collect(),
+            Some(id) => world
+                .number_of(id)
+                .map(|number| world.events.shown_to(number))
+                .unwrap_or_default(),
+        }
     }
 
     /// How many events were made.
@@ -328,7 +301,7 @@ impl Handle {
     pub fn reply_for(&self, event_id: &str) -> Option<String> {
         let world = self.world();
         let index = world.events.index(event_id)?;
-        reply_for(&world, self.options.seed, index)
+        world.reply_for(self.options.seed, index)
     }
 
     fn delay(&self, random: &mut Seeded) -> i64 {
@@ -341,34 +314,6 @@ impl Handle {
         };
         i64::try_from(least.as_secs().saturating_add(late)).unwrap_or(0)
     }
-}
-
-/// The whole answer of a retrieve.
-pub(super) fn reply_for(world: &World, seed: u64, index: u32) -> Option<String> {
-    let record = world.events.get(index)?;
-    let clinic = record.clinic.and_then(|number| world.clinic(number));
-    Some(data::reply(&Facts {
-        seed,
-        index,
-        id: &world.events.id(index),
-        event_type: world.events.type_of(record),
-        created: record.created,
-        clinic_id: clinic.map(|clinic| clinic.clinic_id.as_str()),
-    }))
-}
-
-fn made_event(world: &World, index: u32) -> Option<MadeEvent> {
-    let record = world.events.get(index)?;
-    let clinic = record.clinic.and_then(|number| world.clinic(number));
-    Some(MadeEvent {
-        id: world.events.id(index),
-        event_type: world.events.type_of(record).to_owned(),
-        category: world.events.category_of(record).to_owned(),
-        clinic_id: clinic.map(|clinic| clinic.clinic_id.clone()),
-        created_at: super::events::created_at(record.created),
-        visible_at: super::events::created_at(record.visible),
-        retrieved: record.retrieved,
-    })
 }
 
 fn belongs_to_none(event_type: &str) -> bool {

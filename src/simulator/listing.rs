@@ -9,7 +9,7 @@ use chrono::{Days, NaiveDate, NaiveTime, TimeDelta, TimeZone as _};
 use chrono_tz::Tz;
 
 /// Which days a `created_at` filter takes in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Bounds {
     /// `<` and `>` exclude the day they name, a range includes both ends.
     #[default]
@@ -163,7 +163,7 @@ pub(super) fn page(total: usize, number: usize, size: usize) -> (Range<usize>, M
     let to = from.saturating_add(size).min(total);
     let meta = Meta {
         current_page: number,
-        next_page: (number < total_pages).then_some(number + 1),
+        next_page: (number < total_pages).then(|| number + 1),
         prev_page: (1 < number && number <= total_pages).then(|| number - 1),
         total_pages,
         total_count: total,

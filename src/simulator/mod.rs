@@ -4,16 +4,18 @@
 //! | file | holds |
 //! |---|---|
 //! | `server` | routes, request ids, latency, the limiter |
-//! | `api` | list, retrieve, clinic |
+//! | `api`, `answers` | list, retrieve, clinic |
 //! | `oauth`, `pages` | authorize, token, revoke |
 //! | `control` | `/_control`: make events, faults and grants from another process |
 //! | `handle` | the same from within, for tests |
+//! | `world` | everything that changes, behind one lock |
 //! | `tokens`, `events`, `listing`, `limiter`, `faults`, `data`, `seeded` | pure: state and decisions |
 //! | `reply` | answers, whole and broken |
 //!
 //! Every unknown of `fullscript-api.md` §8 is an [`Options`] field. The same seed, clock and calls give the same ids,
 //! tokens, delays and bodies.
 
+mod answers;
 mod api;
 mod control;
 mod counters;
@@ -29,6 +31,7 @@ mod reply;
 mod seeded;
 mod server;
 mod tokens;
+mod world;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -41,10 +44,11 @@ use tokio::task::JoinSet;
 
 pub use self::counters::{ClinicCounters, Counters};
 pub use self::faults::{Endpoint, ErrorBody, Fault, FaultRule};
-pub use self::handle::{Handle, MadeEvent, SimClinic};
+pub use self::handle::Handle;
 pub use self::limiter::{RateLimit, RetryAfter};
 pub use self::listing::{Bounds, PageSizes};
 pub use self::tokens::Rotation;
+pub use self::world::{MadeEvent, SimClinic};
 use crate::clock::{SharedClock, SystemClock};
 
 /// How long a stopping simulator waits for requests in flight.
@@ -158,6 +162,12 @@ impl Simulator {
     /// Binds and serves.
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let address = options.listen;
+        Self::resume(Handle::new(options), address).await
+    }
+
+    /// Serves a stopped simulator's clinics, grants and events again, as after an outage at Fullscript; give
+    /// [`Simulator::address`] to come back where it was.
+    pub async fn resume(handle: Handle, address: SocketAddr) -> Result<Self, StartError> {
         if !address.ip().is_loopback() {
             return Err(StartError::NotLoopback(address));
         }
@@ -166,7 +176,7 @@ impl Simulator {
             .await
             .map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
-        let handle = Handle::new(options);
+        handle.ended.send_replace(false);
         let mut server = JoinSet::new();
         server.spawn(server::serve(listener, handle.clone()));
         Ok(Self {
@@ -216,3 +226,6 @@ impl Deref for Simulator {
         &self.handle
     }
 }
+
+#[cfg(test)]
+mod tests;

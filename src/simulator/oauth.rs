@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
-use super::faults::{Endpoint, Request};
+use super::faults::Endpoint;
 use super::handle::Handle;
 use super::tokens::{Credentials, Pair, Refusal};
 use super::{pages, reply};
@@ -109,7 +109,7 @@ pub(super) async fn token(
 ) -> Response {
     let fields = fields(&headers, &body);
     let token = fields.get("refresh_token").map(String::as_str);
-    let fault = fault(&handle, Endpoint::Token, token);
+    let fault = handle.world().fault_for(Endpoint::Token, token, None);
     if let Some(fault) = fault
         && let Some(instead) = reply::instead(fault, handle.ended.subscribe()).await
     {
@@ -139,7 +139,7 @@ pub(super) async fn token(
         }
     }
     match result {
-        Ok(pair) => reply::broken(fault, StatusCode::OK, body_of(&pair)).await,
+        Ok(pair) => reply::broken(fault, StatusCode::OK, body_of(&pair)),
         Err(Refusal::InvalidClient) => refusal(StatusCode::UNAUTHORIZED, &outcome),
         Err(_) => refusal(StatusCode::BAD_REQUEST, &outcome),
     }
@@ -153,7 +153,9 @@ pub(super) async fn revoke(
 ) -> Response {
     let fields = fields(&headers, &body);
     let field = |name| fields.get(name).map_or("", String::as_str);
-    let fault = fault(&handle, Endpoint::Revoke, Some(field("token")));
+    let fault = handle
+        .world()
+        .fault_for(Endpoint::Revoke, Some(field("token")), None);
     if let Some(fault) = fault
         && let Some(instead) = reply::instead(fault, handle.ended.subscribe()).await
     {
@@ -168,7 +170,7 @@ pub(super) async fn revoke(
             .revoke(credentials(&fields), field("token"), now)
     };
     match revoked {
-        Ok(()) => reply::broken(fault, StatusCode::OK, "{}".to_owned()).await,
+        Ok(()) => reply::broken(fault, StatusCode::OK, "{}".to_owned()),
         Err(_) => refusal(StatusCode::FORBIDDEN, "unauthorized_client"),
     }
 }
@@ -242,21 +244,6 @@ fn refusal(status: StatusCode, error: &str) -> Response {
     };
     let body = json!({ "error": error, "error_description": description });
     reply::json_value(status, &body)
-}
-
-fn fault(handle: &Handle, endpoint: Endpoint, token: Option<&str>) -> Option<super::Fault> {
-    let mut world = handle.world();
-    let clinic_id = token
-        .and_then(|token| world.tokens.clinic_of(token))
-        .and_then(|number| world.clinic(number))
-        .map(|clinic| clinic.clinic_id.clone());
-    let fault = world.faults.take(Request {
-        endpoint,
-        clinic_id: clinic_id.as_deref(),
-        category: None,
-    });
-    world.counters.faults += u64::from(fault.is_some());
-    fault
 }
 
 fn credentials(fields: &HashMap<String, String>) -> Credentials<'_> {

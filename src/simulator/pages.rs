@@ -1,6 +1,6 @@
 //! The pages that people see: the authorize page and the front page. Plain HTML.
 
-use super::handle::SimClinic;
+use super::world::SimClinic;
 
 /// What the authorize form carries on.
 #[derive(Clone, Copy, Debug)]

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -62,14 +62,29 @@ pub(super) fn not_found() -> Response {
     )
 }
 
-/// The answer of a fault that keeps the request from being processed; `None` if it is processed first.
+/// The answer of a fault that keeps the request from being processed; `None` if it is processed all the same.
 pub(super) async fn instead(fault: Fault, mut ended: watch::Receiver<bool>) -> Option<Response> {
     match fault {
         Fault::Status { status, body } => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             Some(error(status, body, "simulated failure"))
         }
+        Fault::Throttled {
+            status,
+            retry_after_s,
+        } => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::TOO_MANY_REQUESTS);
+            let mut response = error(status, ErrorBody::Json, "Rate limit exceeded");
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
+            Some(response)
+        }
         Fault::Html => Some(html(StatusCode::OK, HTML)),
+        Fault::Slow { ms } => {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            None
+        }
         Fault::Hang => {
             // Ends with the simulator, or when the client hangs up and this future is dropped.
             drop(ended.wait_for(|ended| *ended).await);
@@ -81,7 +96,6 @@ pub(super) async fn instead(fault: Fault, mut ended: watch::Receiver<bool>) -> O
             Some(json_body(Body::from_stream(stream::iter(chunks))))
         }
         Fault::DripFed { .. }
-        | Fault::Slow { .. }
         | Fault::CutOff
         | Fault::ReplyLost
         | Fault::MalformedJson
@@ -95,20 +109,16 @@ pub(super) async fn instead(fault: Fault, mut ended: watch::Receiver<bool>) -> O
 }
 
 /// What a fault makes of the right answer's text on its way out.
-pub(super) async fn broken(fault: Option<Fault>, status: StatusCode, mut text: String) -> Response {
+pub(super) fn broken(fault: Option<Fault>, status: StatusCode, mut text: String) -> Response {
     match fault {
         Some(Fault::DripFed { every_ms }) => drip(text, Duration::from_millis(every_ms)),
-        Some(Fault::Slow { ms }) => {
-            tokio::time::sleep(Duration::from_millis(ms)).await;
-            json_text(status, text)
-        }
         Some(Fault::CutOff) => cut_off(&text),
         Some(Fault::ReplyLost) => lost(),
         Some(Fault::MalformedJson) => {
             text.pop();
             json_text(status, text)
         }
-        // These change the answer's content, where it is made.
+        // These change the answer's content where it is made, or came before it.
         Some(
             Fault::MissingMeta
             | Fault::LoopingNextPage
@@ -116,7 +126,9 @@ pub(super) async fn broken(fault: Option<Fault>, status: StatusCode, mut text: S
             | Fault::HugeId
             | Fault::WrongId
             | Fault::WrongClinic
+            | Fault::Slow { .. }
             | Fault::Status { .. }
+            | Fault::Throttled { .. }
             | Fault::Html
             | Fault::Hang
             | Fault::EndlessBody,
@@ -161,7 +173,7 @@ fn cut_off(text: &str) -> Response {
 }
 
 /// Nothing: the body fails before the head has been sent.
-fn lost() -> Response {
+pub(super) fn lost() -> Response {
     let error = stream::iter([Err::<Bytes, _>(io::Error::other("lost on purpose"))]);
     json_body(Body::from_stream(error))
 }

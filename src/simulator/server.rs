@@ -55,7 +55,7 @@ async fn unrouted() -> Response {
 /// Gives every answer an `X-Request-Id`.
 async fn identify(State(handle): State<Handle>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    let id = handle.world().random.uuid();
+    let id = handle.world().request_ids.uuid();
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-request-id", id);
     }
@@ -65,8 +65,9 @@ async fn identify(State(handle): State<Handle>, request: Request, next: Next) ->
 /// Counts an API request, holds it to the limit and to the latency.
 async fn pass(State(handle): State<Handle>, request: Request, next: Next) -> Response {
     let admitted = {
-        let now = handle.clock().monotonic();
         let mut world = handle.world();
+        // Read under the lock, so that arrivals are in order.
+        let now = handle.clock().monotonic();
         world.counters.requests += 1;
         world.limiter.admit(now)
     };

@@ -14,7 +14,7 @@ use super::seeded::Seeded;
 const CODE_LIFE: TimeDelta = TimeDelta::minutes(10);
 
 /// When the old pair dies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Rotation {
     /// When the new access token is first presented: Doorkeeper, and what Fullscript documents.
     #[default]
@@ -79,6 +79,11 @@ pub(super) struct Pair {
 }
 
 impl Pair {
+    /// Revokes it, as a person or Fullscript would.
+    pub(super) fn revoke(&mut self) {
+        self.revoked = true;
+    }
+
     fn is_live(&self, now: DateTime<Utc>) -> bool {
         !self.revoked && now < self.expires_at
     }
@@ -340,9 +345,5 @@ impl Tokens {
     }
 }
 
-impl Pair {
-    /// Revokes it, as a person or Fullscript would.
-    pub(super) fn revoke(&mut self) {
-        self.revoked = true;
-    }
-}
+#[cfg(test)]
+mod tests;

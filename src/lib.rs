@@ -15,6 +15,7 @@ pub mod http;
 pub mod ledger;
 pub mod lifecycle;
 pub mod list;
+pub mod observe;
 pub mod pipeline;
 pub mod route;
 pub mod schedule;

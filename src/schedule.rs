@@ -4,6 +4,7 @@
 //! most one wake-up of a lane waits, the widest. The plan of a sweep is a pure function of the lane's row and `now`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
@@ -139,6 +140,19 @@ pub struct Nudges {
     pub tick: Arc<Notify>,
     /// Every hour: forget what may be forgotten.
     pub hour: Arc<Notify>,
+    looks: Arc<AtomicU64>,
+}
+
+impl Nudges {
+    /// Counts a look at what is due: the watchdog's proof that ticks arrive and are followed.
+    pub fn looked(&self) {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Looks so far.
+    pub fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed)
+    }
 }
 
 /// Starts the cron jobs. They do nothing but nudge.

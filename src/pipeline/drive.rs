@@ -16,15 +16,6 @@ use crate::lifecycle::Lifecycle;
 use crate::schedule::Nudges;
 use crate::store::Unavailable;
 
-/// What is still open after a cycle.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// Lanes whose sweep failed or is parked, in words.
-    pub troubled_lanes: Vec<String>,
-    /// Details that are still owed.
-    pub owed: u64,
-}
-
 /// What a look is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -32,6 +23,14 @@ pub enum Scope {
     Everything,
     /// Jobs, and what they bring: a backfill without a daemon.
     JobsOnly,
+}
+
+/// What a look found.
+enum Look {
+    /// So many pieces of work were begun.
+    Begun(usize),
+    /// Nothing can be known.
+    LedgerUnavailable,
 }
 
 impl Pipeline {
@@ -50,6 +49,7 @@ impl Pipeline {
         let changed = Arc::clone(&self.activity.changed);
         while !lifecycle.soft().is_cancelled() {
             self.look(Scope::Everything, lifecycle).await;
+            nudges.looked();
             tokio::select! {
                 () = nudges.tick.notified() => {}
                 () = changed.notified() => {}
@@ -70,13 +70,15 @@ impl Pipeline {
         }
         let changed = Arc::clone(&self.activity.changed);
         while !lifecycle.soft().is_cancelled() {
-            let begun = self.look(scope, lifecycle).await;
-            if begun == Ok(0) && self.activity.is_idle() {
-                break;
-            }
-            tokio::select! {
-                () = changed.notified() => {}
-                () = lifecycle.soft().cancelled() => {}
+            match self.look(scope, lifecycle).await {
+                Look::Begun(0) if self.activity.is_idle() => break,
+                Look::Begun(_) => {
+                    tokio::select! {
+                        () = changed.notified() => {}
+                        () = lifecycle.soft().cancelled() => {}
+                    }
+                }
+                Look::LedgerUnavailable => break,
             }
         }
         until.drained.cancel();
@@ -85,9 +87,14 @@ impl Pipeline {
     }
 
     /// Begins what is due and not being done already; gives how much that is.
-    async fn look(self: &Arc<Self>, scope: Scope, lifecycle: &Lifecycle) -> Result<usize, ()> {
-        let begun = self.try_look(scope, lifecycle).await;
-        begun.map_err(|error| self.ledger_trouble(&error))
+    async fn look(self: &Arc<Self>, scope: Scope, lifecycle: &Lifecycle) -> Look {
+        match self.try_look(scope, lifecycle).await {
+            Ok(begun) => Look::Begun(begun),
+            Err(error) => {
+                self.ledger_trouble(&error);
+                Look::LedgerUnavailable
+            }
+        }
     }
 
     async fn try_look(

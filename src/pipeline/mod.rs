@@ -34,7 +34,7 @@ use crate::sinks::AnySink;
 use crate::store::Unavailable;
 use crate::token::Tokens;
 
-pub use drive::Summary;
+pub use drive::Scope;
 
 /// A sink that is open, with its rules and its bell.
 pub struct OpenSink {

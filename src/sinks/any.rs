@@ -58,10 +58,7 @@ pub enum OpenError {
 impl AnySink {
     /// Makes the sink that the configuration describes, and reads its secrets. Nothing is sent or written, and a
     /// file is opened only by [`Sink::resume`].
-    pub fn open(
-        sink: &config::Sink,
-        http: &config::Http,
-    ) -> Result<Self, OpenError> {
+    pub fn open(sink: &config::Sink, http: &config::Http) -> Result<Self, OpenError> {
         let name = || sink.name.clone();
         let secret = |setting, reference: Option<&SecretRef>| {
             reference
@@ -166,7 +163,9 @@ mod tests {
             kind: SinkKind::Webhook(config::WebhookSink {
                 url: "http://localhost/".parse().unwrap(),
                 format: WebhookFormat::Native,
-                signature: WebhookSignature::Fullscript(SecretRef::Env("KEY".to_owned())),
+                signature: WebhookSignature::Fullscript(SecretRef::Env(
+                    "NOBODY_SETS_THIS".to_owned(),
+                )),
                 challenge: None,
                 timeout: Duration::from_secs(1),
                 concurrency: 1,
@@ -175,12 +174,7 @@ mod tests {
             }),
         };
         let http = config::Http::default();
-        let error = AnySink::open(&sink, &http, |_| Err("$KEY is not set".to_owned())).err();
-        assert_eq!(
-            error.unwrap().to_string(),
-            "sink ehr: signature: $KEY is not set"
-        );
-        let opened = AnySink::open(&sink, &http, |_| Ok("key".into())).unwrap();
-        assert!(matches!(opened, AnySink::Webhook(_)));
+        let error = AnySink::open(&sink, &http).err().unwrap().to_string();
+        assert!(error.starts_with("sink ehr: signature: "), "{error}");
     }
 }

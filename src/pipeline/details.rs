@@ -94,9 +94,10 @@ impl Pipeline {
             Err(trouble @ (Trouble::Gone | Trouble::Contract(_)))
                 if now - owed.reference.created_at > LISTED =>
             {
-                let reason = match trouble {
-                    Trouble::Gone => "gone",
-                    _ => "unreadable",
+                let reason = if matches!(trouble, Trouble::Gone) {
+                    "gone"
+                } else {
+                    "unreadable"
                 };
                 tracing::warn!(%clinic, %event, "{trouble}, and it is older than 30 days: not delivered ({reason})");
                 self.ledger.fetch_gone(owed.event, reason, now).await?;
@@ -105,9 +106,10 @@ impl Pipeline {
             Err(trouble) => {
                 let wait = back_off(owed.failures + 1, RETRY.0, RETRY.1, rand::random());
                 tracing::warn!(%clinic, %event, wait_s = wait.as_secs(), "detail not fetched: {trouble}");
-                let step = match trouble {
-                    Trouble::Unavailable(_) => Step::Unanswered,
-                    _ => Step::Failed,
+                let step = if matches!(trouble, Trouble::Unavailable(_)) {
+                    Step::Unanswered
+                } else {
+                    Step::Failed
                 };
                 let retry_at = retry_at(&owed, now, wait);
                 self.ledger

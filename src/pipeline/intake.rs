@@ -236,16 +236,13 @@ impl Pipeline {
     /// Lists one lane of a backfill from where it stands; newest first, so that an interrupted one goes on below.
     pub(super) async fn backfill(&self, work: JobLane) {
         let job = work.job.job;
-        let only = match &work.job.sink {
-            None => None,
-            Some(name) => match self.sinks.iter().find(|sink| sink.name == *name) {
-                Some(sink) => Some(sink.id),
-                None => {
-                    let words = format!("the sink {name} is not configured");
-                    return self.end_backfill(&work, Some(words)).await;
-                }
-            },
-        };
+        let named = work.job.sink.as_ref();
+        let found = named.and_then(|name| self.sinks.iter().find(|sink| sink.name == *name));
+        if let (Some(name), None) = (named, found) {
+            let words = format!("the sink {name} is not configured");
+            return self.end_backfill(&work, Some(words)).await;
+        }
+        let only = found.map(|sink| sink.id);
         match self.list_span(&work, only).await {
             Ok(admitted) => {
                 tracing::debug!(lane = %work.lane, issued = admitted.issued, "backfilled");

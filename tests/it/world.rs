@@ -1,0 +1,252 @@
+//! A world: the simulated vendor, a state directory, a configuration, and a file sink to look at. Dropping it checks
+//! what must always hold.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fullscript_events::app;
+use fullscript_events::clock::{SharedClock, SystemClock};
+use fullscript_events::config::{self, Config};
+use fullscript_events::domain::ClinicName;
+use fullscript_events::ledger::Query;
+use fullscript_events::lifecycle::Lifecycle;
+use fullscript_events::pipeline::Scope;
+use fullscript_events::simulator::{Options, SimClinic, Simulator};
+use fullscript_events::store::Owner;
+use secrecy::SecretString;
+use serde_json::Value;
+
+/// The key of every test's state directory.
+const SEAL_KEY: &str = "0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f";
+
+/// What a test configures beside the vendor.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    /// Names of the clinics, in the configuration and at the vendor.
+    pub(crate) clinics: Vec<String>,
+    /// Lines of `[poll]`.
+    pub(crate) poll: String,
+    /// Further `[[sinks]]` blocks and other text at the end.
+    pub(crate) more: String,
+    /// Whether there is a file sink `log` that takes everything.
+    pub(crate) file_sink: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            clinics: vec!["oak".to_owned()],
+            poll: "first_run = \"30d\"\n".to_owned(),
+            more: String::new(),
+            file_sink: true,
+        }
+    }
+}
+
+/// The world of one test.
+pub(crate) struct World {
+    pub(crate) vendor: Simulator,
+    pub(crate) clinics: Vec<SimClinic>,
+    pub(crate) directory: tempfile::TempDir,
+}
+
+impl World {
+    /// Starts the vendor and writes the configuration. No clinic has a grant yet.
+    pub(crate) async fn begin(options: Options, setup: Setup) -> Self {
+        let vendor = Simulator::start(options).await.unwrap();
+        let clinics = setup.clinics.iter().map(|name| vendor.add_clinic(name));
+        let clinics = clinics.collect();
+        let directory = tempfile::tempdir().unwrap();
+        let world = Self {
+            vendor,
+            clinics,
+            directory,
+        };
+        world.write_config(&setup);
+        world
+    }
+
+    /// The clinic of a name.
+    pub(crate) fn clinic(&self, name: &str) -> &SimClinic {
+        self.clinics.iter().find(|c| c.name == name).unwrap()
+    }
+
+    pub(crate) fn config_path(&self) -> PathBuf {
+        self.directory.path().join("config.toml")
+    }
+
+    pub(crate) fn state_path(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
+    /// Where the file sink `log` writes.
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.directory.path().join("events.jsonl")
+    }
+
+    /// Writes the configuration anew.
+    pub(crate) fn write_config(&self, setup: &Setup) {
+        let at = self.directory.path();
+        write_secret(&at.join("client_secret"), "simulated-client-secret");
+        write_secret(&at.join("seal_key"), SEAL_KEY);
+        let mut text = format!(
+            "[app]\napi_base = {:?}\nclient_id = \"simulated-client-id\"\n\
+             client_secret = {{ file = {:?} }}\nredirect_uri = \"http://127.0.0.1:8765/callback\"\n\n\
+             [state]\ndirectory = {:?}\nseal_key = {{ file = {:?} }}\n\n[poll]\n{}\n",
+            self.vendor.base_url(),
+            at.join("client_secret"),
+            self.state_path(),
+            at.join("seal_key"),
+            setup.poll,
+        );
+        for name in &setup.clinics {
+            text += &format!("[[clinics]]\nname = {name:?}\n\n");
+        }
+        if setup.file_sink {
+            text += &format!(
+                "[[sinks]]\nname = \"log\"\nkind = \"file\"\nclinics = [\"*\"]\npath = {:?}\n\n",
+                self.log_path()
+            );
+        }
+        text += &setup.more;
+        fs::write(self.config_path(), text).unwrap();
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        config::load(&self.config_path())
+            .unwrap_or_else(|invalid| panic!("{invalid}"))
+            .config
+    }
+
+    /// Gives every clinic a grant, as `auth import` does.
+    pub(crate) async fn log_in(&self) {
+        let config = self.config();
+        let owner = app::take_ownership(&config).unwrap();
+        let clock: SharedClock = Arc::new(SystemClock::start());
+        let (tokens, _) = app::tokens(&config, owner.store(), &clock).await.unwrap();
+        for clinic in &self.clinics {
+            let name = ClinicName::new(&clinic.name).unwrap();
+            let refresh = self.vendor.grant(&clinic.clinic_id).unwrap();
+            tokens
+                .import(&name, None, SecretString::from(refresh))
+                .await
+                .unwrap();
+        }
+    }
+
+    /// One whole cycle in this process, as `run --once`, without making lanes due.
+    pub(crate) async fn cycle(&self) {
+        self.cycle_with(Arc::new(SystemClock::start())).await;
+    }
+
+    /// One whole cycle by another clock.
+    pub(crate) async fn cycle_with(&self, clock: SharedClock) {
+        let config = self.config();
+        let owner = app::take_ownership(&config).unwrap();
+        let pipeline = app::open(&config, &owner, clock).await.unwrap();
+        let lanes = pipeline.lanes.iter().copied().collect();
+        pipeline.ledger.make_due(lanes).await.unwrap();
+        let life = Lifecycle::begin();
+        Arc::clone(&pipeline)
+            .run_until_drained(&life, Scope::Everything)
+            .await;
+        pipeline.tokens.drain().await;
+    }
+
+    /// The questions to the ledger, while no daemon runs in this process.
+    pub(crate) fn query(&self) -> (Owner, Query) {
+        let owner = app::take_ownership(&self.config()).unwrap();
+        let query = Query::new(owner.store().clone());
+        (owner, query)
+    }
+
+    /// The events that the file sink shows, in order.
+    pub(crate) fn shown(&self) -> Vec<Value> {
+        lines_of(&self.log_path())
+    }
+
+    /// The ids that the file sink shows, sorted.
+    pub(crate) fn shown_ids(&self) -> Vec<String> {
+        let mut ids: Vec<String> = self.shown().iter().map(id_of).collect();
+        ids.sort();
+        ids
+    }
+
+    /// The ids of every event that the vendor has, sorted.
+    pub(crate) fn made_ids(&self) -> Vec<String> {
+        let mut ids: Vec<String> = self.vendor.all_events().into_iter().map(|e| e.id).collect();
+        ids.sort();
+        ids
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() || !self.state_path().join("ledger.sqlite3").exists() {
+            return;
+        }
+        check_invariants(&self.state_path().join("ledger.sqlite3"));
+    }
+}
+
+/// The invariants of the ledger (see `src/ledger/mod.rs`), read from outside.
+pub(crate) fn check_invariants(ledger: &Path) {
+    let c = rusqlite::Connection::open(ledger).unwrap();
+    let count = |sql: &str| c.query_row(sql, (), |row| row.get::<_, i64>(0)).unwrap();
+    for (law, violations) in [
+        (
+            "an event without a delivery has a reason, one with a delivery has none",
+            "SELECT count(*) FROM event e WHERE (skipped IS NULL) != EXISTS (SELECT 1 FROM delivery d WHERE d.event = e.event)",
+        ),
+        (
+            "a body is kept only while a delivery of its event is not settled",
+            "SELECT count(*) FROM body b WHERE NOT EXISTS (SELECT 1 FROM delivery d WHERE d.event = b.event AND d.state NOT IN ('done', 'skipped'))",
+        ),
+        (
+            "what is ready has its body",
+            "SELECT count(*) FROM delivery d WHERE state = 'queued' AND ready = 1 AND NOT EXISTS (SELECT 1 FROM body b WHERE b.event = d.event)",
+        ),
+        (
+            "what is queued without its body is owed",
+            "SELECT count(*) FROM delivery d JOIN event e USING (event) WHERE state = 'queued' AND ready = 0 AND fetch_at IS NULL",
+        ),
+        (
+            "a claim has an owner",
+            "SELECT count(*) FROM delivery WHERE state = 'claimed' AND epoch IS NULL",
+        ),
+        (
+            "what is settled says when",
+            "SELECT count(*) FROM delivery WHERE state IN ('done', 'skipped', 'held', 'dead') AND settled_at IS NULL",
+        ),
+    ] {
+        assert_eq!(count(violations), 0, "{law}");
+    }
+    let integrity: String = c
+        .query_row("PRAGMA integrity_check", (), |row| row.get(0))
+        .unwrap();
+    assert_eq!(integrity, "ok");
+}
+
+/// The whole lines of a JSON-lines file; a torn last line is a failure.
+pub(crate) fn lines_of(path: &Path) -> Vec<Value> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => panic!("{error}"),
+    };
+    assert!(text.is_empty() || text.ends_with('\n'), "a torn last line");
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+pub(crate) fn id_of(line: &Value) -> String {
+    line["id"].as_str().unwrap().to_owned()
+}
+
+fn write_secret(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}

@@ -6,7 +6,9 @@
     reason = "tests wait for real processes with a limit, and look into the database from outside"
 )]
 
+mod backfill;
 mod binary;
 mod flow;
 mod process;
+mod systemd;
 mod world;

@@ -181,6 +181,36 @@ impl World {
     }
 }
 
+/// Asserts that two sorted lists of ids are the same, and says how they differ without printing them whole.
+#[track_caller]
+pub(crate) fn assert_same_ids(found: &[String], expected: &[String]) {
+    let differing = |a: &[String], b: &[String]| -> Vec<String> {
+        let known: std::collections::BTreeSet<_> = b.iter().collect();
+        a.iter()
+            .filter(|id| !known.contains(id))
+            .take(3)
+            .cloned()
+            .collect()
+    };
+    assert!(
+        found == expected,
+        "{} ids, {} expected; missing: {:?}, too many: {:?}, first twice: {:?}",
+        found.len(),
+        expected.len(),
+        differing(expected, found),
+        differing(found, expected),
+        found.windows(2).find(|pair| pair[0] == pair[1])
+    );
+}
+
+impl World {
+    /// Everything that the vendor has is shown exactly once.
+    #[track_caller]
+    pub(crate) fn assert_all_shown_once(&self) {
+        assert_same_ids(&self.shown_ids(), &self.made_ids());
+    }
+}
+
 impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() || !self.state_path().join("ledger.sqlite3").exists() {

@@ -72,6 +72,7 @@ pub(super) struct Grant {
 pub(super) struct Stored {
     pub(super) generation: i64,
     pub(super) refresh: SecretString,
+    pub(super) expires_at: DateTime<Utc>,
 }
 
 #[derive(Clone)]
@@ -330,24 +331,25 @@ impl Vault {
     /// Every stored refresh token that may still live, the current one first, then the newest.
     pub(super) async fn tokens(&self, clinic: &ClinicName) -> Result<Vec<Stored>, TokenError> {
         let name = clinic.as_str().to_owned();
-        let rows: Vec<(i64, Vec<u8>)> = self
+        let rows: Vec<(i64, Vec<u8>, i64)> = self
             .store
             .read(move |c| {
                 c.prepare_cached(
-                    "SELECT generation, refresh FROM pair p WHERE clinic = ?1 AND refused = 0
+                    "SELECT generation, refresh, expires_at FROM pair p WHERE clinic = ?1 AND refused = 0
                      ORDER BY generation = (SELECT generation FROM grant g WHERE g.clinic = p.clinic) DESC,
                               generation DESC",
                 )?
-                .query_map([name], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .query_map([name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
                 .collect()
             })
             .await?;
         rows.into_iter()
-            .map(|(generation, sealed)| {
+            .map(|(generation, sealed, expires_at)| {
                 let refresh = self.open(clinic, &place(clinic, generation, "refresh"), &sealed)?;
                 Ok(Stored {
                     generation,
                     refresh,
+                    expires_at: DateTime::from_timestamp_millis(expires_at).unwrap_or_default(),
                 })
             })
             .collect()

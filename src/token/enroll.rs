@@ -244,7 +244,7 @@ impl Inner {
         let expected = configured.cloned().or(before);
         let (pinned, verification) = match (answer, expected) {
             (ClinicAnswer::Is(found), Some(expected)) if found != expected => {
-                if let Revocation::Done = self.exchange.revoke(&refresh).await {
+                if self.revoke_live(&refresh).await.is_ok() {
                     self.vault.forget_pair(clinic, generation).await?;
                 }
                 return Err(EnrollError::OtherClinic {

@@ -84,11 +84,14 @@ impl<'c> AsyncHttpClient<'c> for Wire {
             match self {
                 Self::Recorded(reply) => Ok(reply.clone()),
                 Self::Plain(http) => Ok(match post(http, &request).await? {
-                    Reply::Tokens(raw) => adapted(raw),
+                    Reply::Tokens(raw) => adapted(&raw),
                     Reply::Error(response) => response,
                 }),
                 Self::Keeping(http, keep) => match post(http, &request).await? {
-                    Reply::Tokens(raw) => keep(raw).await.map(adapted).map_err(Stop::NotKept),
+                    Reply::Tokens(raw) => match keep(raw).await {
+                        Ok(kept) => Ok(adapted(&kept)),
+                        Err(unavailable) => Err(Stop::NotKept(unavailable)),
+                    },
                     Reply::Error(response) => Ok(response),
                 },
             }
@@ -180,7 +183,7 @@ impl Exchange {
     }
 
     /// Parses a reply that was kept, by the same path as a new one.
-    pub(super) fn replay(&self, reply: RawReply) -> BoxFuture<Answer> {
+    pub(super) fn replay(&self, reply: &RawReply) -> BoxFuture<Answer> {
         let reply = adapted(reply);
         self.refresh_through("", Wire::Recorded(reply))
     }
@@ -296,7 +299,7 @@ enum Reply {
 }
 
 /// A reply as the `oauth2` crate wants it.
-fn adapted(reply: RawReply) -> HttpResponse {
+fn adapted(reply: &RawReply) -> HttpResponse {
     HttpResponse::new(unwrapped(&reply.0))
 }
 

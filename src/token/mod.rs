@@ -264,7 +264,9 @@ impl Tokens {
                         })
                     })
             }
-            settled => self.inner.settled(&grant, settled).await,
+            need @ (Need::HandOut | Need::Wait(_) | Need::Mend | Need::LogIn) => {
+                self.inner.settled(&grant, need).await
+            }
         }
     }
 }

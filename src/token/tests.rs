@@ -15,6 +15,8 @@ use crate::config::SecretRef;
 use crate::simulator::{Endpoint, ErrorBody, Fault, FaultRule, Options, Rotation, Simulator};
 use crate::store::{Owner, SealKey};
 
+const RIGHT_APP: (&str, &str) = ("simulated-client-id", "simulated-client-secret");
+
 /// Everything that was logged while it lives, at every level.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -79,7 +81,7 @@ impl World {
         .unwrap();
         let directory = tempfile::tempdir().unwrap();
         let owner = Owner::take(directory.path(), "app", &SealKey::generate()).unwrap();
-        let tokens = tokens(&vendor, &owner, &clock, "simulated-client-secret").await;
+        let tokens = tokens(&vendor, &owner, &clock, RIGHT_APP).await;
         Self {
             vendor,
             clock,
@@ -93,11 +95,11 @@ impl World {
 
     /// The same grants as another process sees them after a restart.
     async fn restarted(&self) -> Tokens {
-        self.with_secret("simulated-client-secret").await
+        self.with_app(RIGHT_APP).await
     }
 
-    async fn with_secret(&self, secret: &str) -> Tokens {
-        tokens(&self.vendor, &self.owner, &self.clock, secret).await
+    async fn with_app(&self, app: (&str, &str)) -> Tokens {
+        tokens(&self.vendor, &self.owner, &self.clock, app).await
     }
 
     /// A clinic whose grant was imported without a call; its first bearer refreshes.
@@ -146,7 +148,7 @@ async fn tokens(
     vendor: &Simulator,
     owner: &Owner,
     clock: &Arc<ManualClock>,
-    secret: &str,
+    (client_id, secret): (&str, &str),
 ) -> Tokens {
     let url = |path: &str| Url::parse(&format!("{}{path}", vendor.base_url())).unwrap();
     let app = config::App {
@@ -155,7 +157,7 @@ async fn tokens(
         authorize_url: url("/oauth/authorize"),
         token_url: url("/oauth/token"),
         revoke_url: url("/oauth/revoke"),
-        client_id: "simulated-client-id".into(),
+        client_id: client_id.into(),
         client_secret: SecretRef::Env("UNUSED".into()),
         redirect_uri: Url::parse("http://127.0.0.1:8765/callback").unwrap(),
     };
@@ -349,39 +351,50 @@ async fn the_other_stored_token_saves_a_grant_whose_current_one_is_refused() {
 }
 
 #[tokio::test]
-async fn refusals_of_all_grants_at_once_are_one_configuration_fault() {
+async fn refusals_of_all_grants_at_once_are_one_configuration_fault_and_heal_without_a_login() {
     let world = World::new().await;
     let mut clinics = Vec::new();
     for name in ["elm", "fir", "oak"] {
-        clinics.push(world.clinic(name).await);
+        clinics.push(world.clinic(name).await.0);
     }
+    // A clinic that has needed a login for long says nothing about the others.
+    let (yew, yew_id) = world.clinic("yew").await;
+    world.vendor.revoke_grants(&yew_id);
+    world.tokens.bearer(&yew).await.unwrap_err();
+    world.later(TimeDelta::minutes(1));
     world.tokens.keep_alive().await.unwrap();
-    for (_, id) in &clinics {
-        world.vendor.revoke_grants(id);
-    }
+    assert_eq!(world.log.errors(), 1);
     world.later(TimeDelta::hours(2));
-    for (clinic, _) in &clinics {
-        world.tokens.bearer(clinic).await.unwrap_err();
+    let wrong = world.with_app(("another-app", "another-secret")).await;
+    for clinic in &clinics {
+        wrong.bearer(clinic).await.unwrap_err();
     }
-    for (clinic, _) in &clinics {
+    for clinic in &clinics {
         let state = world.state_of(clinic).await;
         assert!(matches!(state, State::Misconfigured { .. }), "{state:?}");
     }
     let fault = "client_id, client_secret and environment";
-    assert_eq!(world.log.text().matches(fault).count(), 1);
+    assert_eq!(
+        world.log.text().matches(fault).count(),
+        1,
+        "{}",
+        world.log.text()
+    );
+    let found = grants(world.owner.store()).await.unwrap();
+    assert!(found.configuration_fault().is_some());
     // Probed again at most hourly.
     let calls = world.token_calls();
-    world.tokens.keep_alive().await.unwrap();
+    wrong.keep_alive().await.unwrap();
     world.later(TimeDelta::minutes(59));
-    world.tokens.keep_alive().await.unwrap();
+    wrong.keep_alive().await.unwrap();
     assert_eq!(world.token_calls(), calls);
-    assert!(
-        grants(world.owner.store())
-            .await
-            .unwrap()
-            .configuration_fault()
-            .is_some()
-    );
+    world.later(TimeDelta::minutes(1));
+    world.restarted().await.keep_alive().await.unwrap();
+    for clinic in &clinics {
+        assert_eq!(world.state_of(clinic).await, State::Active);
+    }
+    let state = world.state_of(&yew).await;
+    assert!(matches!(state, State::LoginRequired { .. }), "{state:?}");
 }
 
 #[tokio::test]
@@ -391,7 +404,7 @@ async fn a_wrong_client_secret_is_told_once_and_heals_without_a_login() {
     for name in ["elm", "fir", "oak"] {
         clinics.push(world.clinic(name).await.0);
     }
-    let wrong = world.with_secret("wrong").await;
+    let wrong = world.with_app((RIGHT_APP.0, "wrong")).await;
     for clinic in &clinics {
         let error = wrong.bearer(clinic).await.unwrap_err();
         assert!(matches!(error, TokenError::ConfigurationFault), "{error:?}");
@@ -525,6 +538,42 @@ async fn a_grant_without_clinic_read_is_pinned_by_the_first_clinic_it_lists() {
             (first.clone(), Proof::Inferred)
         );
     }
+}
+
+#[tokio::test]
+async fn a_code_from_the_browser_becomes_a_verified_grant_and_works_once() {
+    let world = World::new().await;
+    let id = world.vendor.add_clinic("oak").clinic_id;
+    let oak = ClinicName::new("oak").unwrap();
+    let (url, state) = world.tokens.authorize_url();
+    let mut decision: HashMap<String, String> = url.query_pairs().into_owned().collect();
+    assert_eq!(decision["state"], state.expose_secret());
+    decision.insert("clinic_id".into(), id.clone());
+    decision.insert("decision".into(), "allow".into());
+    let form = url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(&decision)
+        .finish();
+    let browser = crate::http::builder(&config::Http::default(), Duration::from_secs(10));
+    let redirect = browser
+        .unwrap()
+        .build()
+        .unwrap()
+        .post(url)
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(form)
+        .send()
+        .await
+        .unwrap();
+    let back = Url::parse(redirect.headers()["location"].to_str().unwrap()).unwrap();
+    let code: HashMap<_, _> = back.query_pairs().into_owned().collect();
+    let code = SecretString::from(code["code"].clone());
+    let enrolled = world.tokens.adopt(&oak, None, &code).await.unwrap();
+    let id = ClinicId::new(id).unwrap();
+    assert_eq!(enrolled.verification, Verification::Verified(id));
+    let bearer = world.tokens.bearer(&oak).await.unwrap();
+    assert!(world.works(&bearer).await);
+    let again = world.tokens.adopt(&oak, None, &code).await.unwrap_err();
+    assert!(matches!(again, EnrollError::Refused(_)), "{again:?}");
 }
 
 #[tokio::test]

@@ -73,6 +73,8 @@ pub(super) struct Stored {
     pub(super) generation: i64,
     pub(super) refresh: SecretString,
     pub(super) expires_at: DateTime<Utc>,
+    /// It is or was the grant's. Others were stored by a login that did not come to its end: their clinic is not sure.
+    pub(super) adopted: bool,
 }
 
 #[derive(Clone)]
@@ -260,6 +262,7 @@ impl Vault {
                     (&name, generation, times.issued_at.timestamp_millis(), me()),
                 )?;
                 if ours == 1 {
+                    adopt(c, &name, generation)?;
                     prune(c, &name)?;
                     // The configuration works after all: look at the other grants again.
                     c.execute(
@@ -316,14 +319,15 @@ impl Vault {
                 };
                 c.execute(
                     "INSERT INTO grant (clinic, state, generation, clinic_id, verified, enrolled_at, refreshed_at)
-                     VALUES (?1, 'active', ?2, ?3, ?4, ?5, ?5)
+                     VALUES (?1, 'active', ?2, ?3, ?4, ?5, (SELECT issued_at FROM pair
+                       WHERE clinic = ?1 AND generation = ?2 AND access IS NOT NULL))
                      ON CONFLICT (clinic) DO UPDATE SET state = 'active', generation = ?2,
-                       clinic_id = coalesce(?3, clinic_id), verified = ?4, enrolled_at = ?5, refreshed_at = ?5,
+                       clinic_id = coalesce(?3, clinic_id), verified = ?4, enrolled_at = ?5, refreshed_at = excluded.refreshed_at,
                        since_at = NULL, refused_at = NULL, failures = 0, retry_at = NULL, trouble = NULL,
                        intent_holder = NULL, intent_until = NULL, reply = NULL",
                     (&name, generation, id, verified, now.timestamp_millis()),
-                )
-                .map(drop)
+                )?;
+                adopt(c, &name, generation)
             })
             .await
     }
@@ -331,31 +335,32 @@ impl Vault {
     /// Every stored refresh token that may still live, the current one first, then the newest.
     pub(super) async fn tokens(&self, clinic: &ClinicName) -> Result<Vec<Stored>, TokenError> {
         let name = clinic.as_str().to_owned();
-        let rows: Vec<(i64, Vec<u8>, i64)> = self
+        let rows: Vec<(i64, Vec<u8>, i64, bool)> = self
             .store
             .read(move |c| {
                 c.prepare_cached(
-                    "SELECT generation, refresh, expires_at FROM pair p WHERE clinic = ?1 AND refused = 0
+                    "SELECT generation, refresh, expires_at, adopted FROM pair p WHERE clinic = ?1 AND refused = 0
                      ORDER BY generation = (SELECT generation FROM grant g WHERE g.clinic = p.clinic) DESC,
                               generation DESC",
                 )?
-                .query_map([name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+                .query_map([name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
                 .collect()
             })
             .await?;
         rows.into_iter()
-            .map(|(generation, sealed, expires_at)| {
+            .map(|(generation, sealed, expires_at, adopted)| {
                 let refresh = self.open(clinic, &place(clinic, generation, "refresh"), &sealed)?;
                 Ok(Stored {
                     generation,
                     refresh,
                     expires_at: DateTime::from_timestamp_millis(expires_at).unwrap_or_default(),
+                    adopted,
                 })
             })
             .collect()
     }
 
-    /// Notes that Fullscript called a pair's refresh token invalid.
+    /// Notes that a pair is known dead.
     pub(super) async fn refused(
         &self,
         clinic: &ClinicName,
@@ -455,7 +460,8 @@ impl Vault {
                         // Those that were refused first were not to blame either.
                         c.execute(
                             "UPDATE grant SET state = 'misconfigured', retry_at = ?1, trouble = ?2
-                             WHERE state = 'login_required' AND refused_at IS NOT NULL",
+                             WHERE state = 'login_required'
+                               AND refused_at >= (SELECT coalesce(max(refreshed_at), 0) FROM grant)",
                             (
                                 (now + TimeDelta::hours(1)).timestamp_millis(),
                                 super::state::ALL_REFUSED,
@@ -549,6 +555,14 @@ impl NewPair {
     }
 }
 
+fn adopt(c: &Connection, clinic: &str, generation: i64) -> rusqlite::Result<()> {
+    c.execute(
+        "UPDATE pair SET adopted = 1 WHERE clinic = ?1 AND generation = ?2",
+        (clinic, generation),
+    )
+    .map(drop)
+}
+
 /// Drops pairs that are surely dead: those before the previous one whose successor was used, and refused ones.
 fn prune(c: &Connection, clinic: &str) -> rusqlite::Result<()> {
     c.execute(
@@ -565,11 +579,11 @@ fn prune(c: &Connection, clinic: &str) -> rusqlite::Result<()> {
 
 fn peers(c: &Connection, clinic: &str) -> rusqlite::Result<Peers> {
     c.query_row(
-        "SELECT count(*),
-                count(*) FILTER (WHERE state <> 'active' AND refused_at >= coalesce(
-                  (SELECT max(refreshed_at) FROM grant), 0)),
+        "WITH last AS (SELECT coalesce(max(refreshed_at), 0) AS at FROM grant)
+         SELECT count(*) FILTER (WHERE state <> 'login_required' OR refused_at >= last.at),
+                count(*) FILTER (WHERE state <> 'active' AND refused_at >= last.at),
                 count(*) FILTER (WHERE state = 'misconfigured')
-         FROM grant WHERE clinic <> ?1",
+         FROM grant, last WHERE clinic <> ?1",
         [clinic],
         |row| {
             Ok(Peers {

@@ -4,21 +4,22 @@
 //! except through [`Vault::keep_pair`]. So Fullscript, which kills the old pair when the new access token is first
 //! presented (`fullscript-api.md` §4), never does so before the new one would survive a power cut.
 
+mod rows;
+
 use chrono::{DateTime, TimeDelta, Utc};
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::OptionalExtension;
 use rustix::process::{Pid, getpid, test_kill_process};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 use super::TokenError;
 use super::exchange::{FreshPair, RawReply};
-use super::state::{Alert, Change, Failure, Peers, State, Times};
+use super::state::{ALL_REFUSED, Alert, Change, Failure, State, Times};
 use crate::domain::{ClinicId, ClinicName};
-use crate::store::{Store, Unavailable};
+use crate::store::{Opened, Store, Unavailable};
+use rows::{GRANTS, NewPair, adopt, grant, peers, place, prune, reply_place, save};
 
 /// How long another process that refreshes a grant is waited for: longer than its calls can take.
 const LEASE: TimeDelta = TimeDelta::minutes(2);
-/// The most pairs that are kept of one grant, should none of them ever be used.
-const MOST_PAIRS: i64 = 64;
 
 /// An access token that is on disk, and the generation of its pair. Its `Debug` shows no secret.
 #[derive(Clone, Debug)]
@@ -148,7 +149,7 @@ impl Vault {
     }
 
     /// Writes down that this process is about to refresh the grant, which also proves that the store can be written.
-    /// `false`: another living process is at it.
+    /// Another living process may be at it already.
     pub(super) async fn intend(
         &self,
         clinic: &ClinicName,
@@ -464,7 +465,7 @@ impl Vault {
                                AND refused_at >= (SELECT coalesce(max(refreshed_at), 0) FROM grant)",
                             (
                                 (now + TimeDelta::hours(1)).timestamp_millis(),
-                                super::state::ALL_REFUSED,
+                                ALL_REFUSED,
                             ),
                         )?;
                     }
@@ -484,7 +485,7 @@ impl Vault {
         self.store
             .sealer()
             .open(place, sealed)
-            .and_then(crate::store::Opened::into_text)
+            .and_then(Opened::into_text)
             .map(SecretString::from)
             .map_err(|_| TokenError::Damaged(clinic.clone()))
     }
@@ -497,207 +498,6 @@ pub(super) enum Intent {
     Ours,
     /// Another living process.
     Elsewhere,
-}
-
-/// A pair that is sealed when its generation is known: the generation is part of the place it is sealed for.
-struct NewPair {
-    sealer: crate::store::Sealer,
-    clinic: ClinicName,
-    pair: FreshPair,
-    times: Times,
-}
-
-impl NewPair {
-    fn seal(
-        sealer: crate::store::Sealer,
-        clinic: &ClinicName,
-        pair: FreshPair,
-        times: Times,
-    ) -> Self {
-        Self {
-            sealer,
-            clinic: clinic.clone(),
-            pair,
-            times,
-        }
-    }
-
-    /// Inserts it with the next generation.
-    fn insert(&self, c: &Connection) -> rusqlite::Result<i64> {
-        let clinic = &self.clinic;
-        let generation: i64 = c.query_row(
-            "SELECT 1 + max(coalesce((SELECT max(generation) FROM pair WHERE clinic = ?1), 0),
-                            coalesce((SELECT generation FROM grant WHERE clinic = ?1), 0))",
-            [clinic.as_str()],
-            |row| row.get(0),
-        )?;
-        let seal = |what: &str, secret: &SecretString| {
-            self.sealer.seal(
-                &place(clinic, generation, what),
-                secret.expose_secret().as_bytes(),
-            )
-        };
-        let access = &self.pair.access;
-        c.execute(
-            "INSERT INTO pair (clinic, generation, access, refresh, issued_at, expires_at, refresh_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            (
-                clinic.as_str(),
-                generation,
-                (!access.expose_secret().is_empty()).then(|| seal("access", access)),
-                seal("refresh", &self.pair.refresh),
-                self.times.issued_at.timestamp_millis(),
-                self.times.expires_at.timestamp_millis(),
-                self.times.refresh_at.timestamp_millis(),
-            ),
-        )?;
-        Ok(generation)
-    }
-}
-
-fn adopt(c: &Connection, clinic: &str, generation: i64) -> rusqlite::Result<()> {
-    c.execute(
-        "UPDATE pair SET adopted = 1 WHERE clinic = ?1 AND generation = ?2",
-        (clinic, generation),
-    )
-    .map(drop)
-}
-
-/// Drops pairs that are surely dead: those before the previous one whose successor was used, and refused ones.
-fn prune(c: &Connection, clinic: &str) -> rusqlite::Result<()> {
-    c.execute(
-        "DELETE FROM pair WHERE clinic = ?1
-           AND generation < (SELECT generation - 1 FROM grant WHERE clinic = ?1)
-           AND (refused = 1
-                OR (SELECT used FROM pair n WHERE n.clinic = pair.clinic AND n.generation > pair.generation
-                    ORDER BY n.generation LIMIT 1) = 1
-                OR generation < (SELECT generation - ?2 FROM grant WHERE clinic = ?1))",
-        (clinic, MOST_PAIRS),
-    )
-    .map(drop)
-}
-
-fn peers(c: &Connection, clinic: &str) -> rusqlite::Result<Peers> {
-    c.query_row(
-        "WITH last AS (SELECT coalesce(max(refreshed_at), 0) AS at FROM grant)
-         SELECT count(*) FILTER (WHERE state <> 'login_required' OR refused_at >= last.at),
-                count(*) FILTER (WHERE state <> 'active' AND refused_at >= last.at),
-                count(*) FILTER (WHERE state = 'misconfigured')
-         FROM grant, last WHERE clinic <> ?1",
-        [clinic],
-        |row| {
-            Ok(Peers {
-                others: row.get(0)?,
-                refused: row.get(1)?,
-                misconfigured: row.get(2)?,
-            })
-        },
-    )
-}
-
-const GRANTS: &str =
-    "SELECT g.clinic, g.state, g.generation, g.clinic_id, g.verified, g.refreshed_at, g.since_at,
-    g.failures, g.retry_at, g.trouble, p.issued_at, p.expires_at, p.refresh_at
-  FROM grant g JOIN pair p ON p.clinic = g.clinic AND p.generation = g.generation";
-
-/// Reads a row of [`GRANTS`]; `None`: its clinic's name is none (somebody edited the file).
-fn grant(row: &Row<'_>) -> rusqlite::Result<Option<Grant>> {
-    let at = |index: &str| -> rusqlite::Result<Option<DateTime<Utc>>> {
-        Ok(row
-            .get::<_, Option<i64>>(index)?
-            .and_then(DateTime::from_timestamp_millis))
-    };
-    let sure = |index: &str| at(index).map(Option::unwrap_or_default);
-    let Ok(clinic) = ClinicName::new(row.get::<_, String>("clinic")?) else {
-        return Ok(None);
-    };
-    let trouble: String = row.get::<_, Option<String>>("trouble")?.unwrap_or_default();
-    let failures: u32 = row.get("failures")?;
-    let state = match row.get::<_, String>("state")?.as_str() {
-        "login_required" => State::LoginRequired {
-            since: sure("since_at")?,
-            trouble,
-        },
-        "misconfigured" => State::Misconfigured {
-            since: sure("since_at")?,
-            probe_at: sure("retry_at")?,
-            trouble,
-        },
-        _ if failures > 0 => State::Retrying {
-            failures,
-            retry_at: sure("retry_at")?,
-            trouble,
-        },
-        _ => State::Active,
-    };
-    let proof = if row.get("verified")? {
-        Proof::Verified
-    } else {
-        Proof::Inferred
-    };
-    Ok(Some(Grant {
-        clinic,
-        state,
-        generation: row.get("generation")?,
-        times: Times {
-            issued_at: sure("issued_at")?,
-            expires_at: sure("expires_at")?,
-            refresh_at: sure("refresh_at")?,
-        },
-        pinned: row
-            .get::<_, Option<String>>("clinic_id")?
-            .and_then(|id| ClinicId::new(id).ok())
-            .map(|clinic_id| Pinned { clinic_id, proof }),
-        refreshed_at: at("refreshed_at")?,
-    }))
-}
-
-/// Writes a state that is not the work of a fresh pair, and ends the intent.
-fn save(c: &Connection, clinic: &str, state: &State) -> rusqlite::Result<()> {
-    let (word, since, failures, retry_at, trouble) = match state {
-        State::Active => ("active", None, 0, None, None),
-        State::Retrying {
-            failures,
-            retry_at,
-            trouble,
-        } => ("active", None, *failures, Some(retry_at), Some(trouble)),
-        State::Misconfigured {
-            since,
-            probe_at,
-            trouble,
-        } => (
-            "misconfigured",
-            Some(since),
-            0,
-            Some(probe_at),
-            Some(trouble),
-        ),
-        State::LoginRequired { since, trouble } => {
-            ("login_required", Some(since), 0, None, Some(trouble))
-        }
-    };
-    c.execute(
-        "UPDATE grant SET state = ?2, since_at = ?3, failures = ?4, retry_at = ?5, trouble = ?6,
-           intent_holder = NULL, intent_until = NULL WHERE clinic = ?1",
-        (
-            clinic,
-            word,
-            since.map(DateTime::timestamp_millis),
-            failures,
-            retry_at.map(DateTime::timestamp_millis),
-            trouble,
-        ),
-    )
-    .map(drop)
-}
-
-/// The identity of a sealed token's row.
-fn place(clinic: &ClinicName, generation: i64, what: &str) -> String {
-    format!("pair/{clinic}/{generation}/{what}")
-}
-
-fn reply_place(clinic: &ClinicName) -> String {
-    format!("grant/{clinic}/reply")
 }
 
 fn me() -> i32 {

@@ -82,6 +82,13 @@ pub struct App {
     pub redirect_uri: Url,
 }
 
+impl App {
+    /// What a state directory is bound to: the servers and the app there.
+    pub fn identity(&self) -> String {
+        format!("{} {}", self.api_base, self.client_id)
+    }
+}
+
 /// `[state]`.
 #[derive(Clone, Debug)]
 pub struct State {

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use fullscript_events::api::budget::Budget;
 use fullscript_events::app;
 use fullscript_events::clock::{SharedClock, SystemClock};
 use fullscript_events::config::{self, Config};
@@ -124,7 +125,10 @@ impl World {
         let config = self.config();
         let owner = app::take_ownership(&config).unwrap();
         let clock: SharedClock = Arc::new(SystemClock::start());
-        let (tokens, _) = app::tokens(&config, owner.store(), &clock).await.unwrap();
+        let settings = config.poll.budget;
+        let budget = Budget::open(owner.store().clone(), Arc::clone(&clock), settings);
+        let budget = budget.await.unwrap();
+        let tokens = app::tokens(&config, owner.store(), &clock, budget).unwrap();
         for clinic in &self.clinics {
             let name = ClinicName::new(&clinic.name).unwrap();
             let refresh = self.vendor.grant(&clinic.clinic_id).unwrap();

@@ -111,9 +111,9 @@ async fn imported(
             .import(&clinic, configured.as_ref(), entry.token)
             .await
     };
-    enrolled
-        .map(|enrolled| told(&clinic, &enrolled))
-        .map_err(|error| Failure::new(exit_of(&error), error))
+    let enrolled = enrolled.map_err(|error| Failure::new(exit_of(&error), error))?;
+    session.probe(&clinic).await?;
+    Ok(told(&clinic, &enrolled))
 }
 
 /// The lines that hold a token, and the numbers of those that hold something else. Blank lines and `#` are passed over.

@@ -64,6 +64,7 @@ pub(super) async fn run(config: &Path, args: &Args) -> CommandResult {
         .adopt(&clinic, configured.as_ref(), &code)
         .await
         .map_err(|error| Failure::new(exit_of(&error), error))?;
+    session.probe(&clinic).await?;
     println!("{}", told(&clinic, &enrolled));
     println!("next: fullscript-events status");
     Ok(Exit::Done)

@@ -12,7 +12,7 @@ mod session;
 
 use std::path::Path;
 
-use super::{CommandResult, Exit, Failure};
+use super::{CommandResult, Exit, Failure, on_runtime};
 
 /// Arguments of `auth`.
 #[derive(Debug, clap::Args)]
@@ -35,7 +35,7 @@ enum Command {
 
 /// Runs `auth`.
 pub(super) fn run(config: &Path, args: Args) -> CommandResult {
-    session::block_on(async {
+    on_runtime(async {
         match args.command {
             Command::Login(args) => login::run(config, &args).await,
             Command::Import(args) => import::run(config, &args).await,

@@ -1,17 +1,17 @@
 //! What the `auth` commands work with: the configuration, the store beside whoever owns it, and the grants.
 
-use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 
-use secrecy::SecretString;
-
-use super::{CommandResult, Exit, Failure};
+use super::{Exit, Failure};
 use crate::api::budget::Budget;
+use crate::app::{self, StartError};
+use crate::cli::configured;
 use crate::clock::{SharedClock, SystemClock};
-use crate::config::{self, Config, SecretRef};
+use crate::config::Config;
 use crate::domain::{ClinicId, ClinicName};
-use crate::store::{OpenError, Owner, SealKey, Store};
+use crate::ledger::Query;
+use crate::store::{OpenError, Store};
 use crate::token::{EnrollError, Enrolled, TokenError, Tokens, Verification};
 
 /// An opened configuration and store.
@@ -20,83 +20,48 @@ pub(super) struct Session {
     pub(super) store: Store,
 }
 
-/// Runs a command's future.
-pub(super) fn block_on(command: impl Future<Output = CommandResult>) -> CommandResult {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Exit::Unexpected, error))?
-        .block_on(command)
-}
-
 impl Session {
     /// Opens what a daemon, or an earlier command, has made.
     pub(super) fn open(path: &Path) -> Result<Self, Failure> {
-        Self::begin(path, |directory, app, key| {
-            Store::open_existing(directory, app, key)
-        })
+        let config = configured(path)?;
+        let store = app::open_store(&config)?;
+        Ok(Self { config, store })
     }
 
     /// The same, but makes the state directory if there is none yet. The owner's lock is not kept: a login may take
     /// minutes, and the daemon must be able to start meanwhile.
     pub(super) fn open_or_create(path: &Path) -> Result<Self, Failure> {
-        Self::begin(path, |directory, app, key| {
-            match Store::open_existing(directory, app, key) {
-                Err(OpenError::Missing(_)) => {
-                    drop(Owner::take(directory, app, key)?);
-                    Store::open_existing(directory, app, key)
-                }
-                opened => opened,
+        let config = configured(path)?;
+        let store = match app::open_store(&config) {
+            Err(StartError::State(OpenError::Missing(_))) => {
+                drop(app::take_ownership(&config)?);
+                app::open_store(&config)?
             }
-        })
-    }
-
-    fn begin(
-        path: &Path,
-        open: impl FnOnce(&Path, &str, &SealKey) -> Result<Store, OpenError>,
-    ) -> Result<Self, Failure> {
-        let config = config::load(path)
-            .map_err(|invalid| Failure::new(Exit::Config, invalid))?
-            .config;
-        let key = SealKey::parse(&secret("state.seal_key", &config.state.seal_key)?)
-            .map_err(|error| Failure::new(Exit::State, format!("state.seal_key: {error}")))?;
-        let store =
-            open(&config.state.directory, &config.app.identity(), &key).map_err(|error| {
-                let exit = match error {
-                    OpenError::Owned(_) => Exit::Owned,
-                    OpenError::Missing(_)
-                    | OpenError::Newer { .. }
-                    | OpenError::OtherApp { .. }
-                    | OpenError::WrongKey(_)
-                    | OpenError::Pragma { .. }
-                    | OpenError::Io { .. }
-                    | OpenError::Sqlite { .. } => Exit::State,
-                };
-                Failure::new(exit, error)
-            })?;
+            opened => opened?,
+        };
         Ok(Self { config, store })
     }
 
     /// The grants, ready to talk to Fullscript.
     pub(super) async fn tokens(&self) -> Result<Tokens, Failure> {
         let clock: SharedClock = Arc::new(SystemClock::start());
-        let client_secret = secret("app.client_secret", &self.config.app.client_secret)?;
-        let budget = Budget::open(
+        let budget = Budget::beside(
             self.store.clone(),
             Arc::clone(&clock),
             self.config.poll.budget,
-        )
-        .await
-        .map_err(|error| Failure::new(Exit::State, error))?;
-        Tokens::new(
-            self.store.clone(),
-            clock,
-            &self.config.app,
-            &self.config.http,
-            client_secret,
-            budget,
-        )
-        .map_err(|error| Failure::new(Exit::Config, error))
+        );
+        let budget = budget
+            .await
+            .map_err(|error| Failure::new(Exit::State, error))?;
+        Ok(app::tokens(&self.config, &self.store, &clock, budget)?)
+    }
+
+    /// Has a clinic with a new grant polled at once: its lanes may have been parked, or wait after failures.
+    pub(super) async fn probe(&self, clinic: &ClinicName) -> Result<(), Failure> {
+        Query::new(self.store.clone())
+            .probe_clinic(clinic)
+            .await
+            .map_err(|error| Failure::new(Exit::State, error))
     }
 
     /// A configured clinic, and the Fullscript clinic that the configuration says it is.
@@ -121,12 +86,6 @@ impl Session {
                 )
             })
     }
-}
-
-fn secret(key: &str, reference: &SecretRef) -> Result<SecretString, Failure> {
-    reference
-        .read()
-        .map_err(|error| Failure::new(Exit::Config, format!("{key}: {error}")))
 }
 
 /// What a person is told of a new grant.

@@ -124,7 +124,7 @@ pub struct Poll {
     pub categories: Vec<Category>,
     /// The request budget that all clinics share.
     pub budget: Budget,
-    /// Requests in flight at once, over all clinics.
+    /// Requests of one clinic in flight at once. Per clinic, so that one whose server hangs takes nobody else's place.
     pub concurrency: usize,
 }
 

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How long a soft stop waits before it becomes a hard one; shorter than systemd's default of 90 s.
+/// How long a soft stop waits before it becomes a hard one; shorter than the unit's `TimeoutStopSec`.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// The life of the process. Cheap to clone.

@@ -136,6 +136,9 @@ impl Api {
                     .rejected(clinic, &bearer)
                     .await
                     .map_err(Trouble::Grant)?;
+                if renewed.generation() == bearer.generation() {
+                    return Err(Trouble::Unauthorized);
+                }
                 self.attempt(&renewed, url, share, limit).await
             }
             answer => answer,

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rustix::fs::Mode;
 use tracing::level_filters::LevelFilter;
 
 use crate::app::StartError;
@@ -148,6 +149,8 @@ enum Command {
 
 /// Parses the command line, runs the command, prints what went wrong.
 pub fn main() -> ExitCode {
+    // Whatever is created is for this user alone; a file sink's `mode` opens its own file and nothing else.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let cli = Cli::parse();
     observe::start_log(cli.log_level, cli.log_format);
     let result = match cli.command {

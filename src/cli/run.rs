@@ -10,7 +10,7 @@ use sd_notify::NotifyState;
 use super::{CommandResult, Exit, Failure, configured, on_runtime};
 use crate::app::{self, StartError};
 use crate::clock::{SharedClock, SystemClock};
-use crate::config::Config;
+use crate::config::{Clinic, Config};
 use crate::domain::DeliveryState;
 use crate::ledger::{LaneRow, Query};
 use crate::lifecycle::{Lifecycle, notify};
@@ -18,6 +18,7 @@ use crate::observe::watchdog;
 use crate::pipeline::{Pipeline, Scope};
 use crate::schedule::{self, Nudges};
 use crate::store::{OpenError, Owner};
+use crate::token::{self, State};
 
 /// How often a state directory that cannot be used is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
@@ -50,10 +51,9 @@ pub(super) fn run(path: &Path, args: &Args) -> CommandResult {
 }
 
 async fn daemon(config: &Config, clock: SharedClock, lifecycle: &Lifecycle) -> CommandResult {
-    let Some(owner) = own(config, lifecycle).await? else {
+    let Some((_owner, pipeline)) = open(config, &clock, lifecycle).await? else {
         return Ok(Exit::Done);
     };
-    let pipeline = app::open(config, &owner, clock).await?;
     let nudges = Nudges::default();
     let mut scheduler = schedule::start(&nudges)
         .await
@@ -84,24 +84,34 @@ async fn daemon(config: &Config, clock: SharedClock, lifecycle: &Lifecycle) -> C
     Ok(Exit::Done)
 }
 
-/// Takes the state directory. A disk that is full or read-only is waited for, not crashed over; `None` if the
-/// process was stopped meanwhile.
-async fn own(config: &Config, lifecycle: &Lifecycle) -> Result<Option<Owner>, Failure> {
+/// Takes the state directory and opens everything. A disk that is full or read-only is waited for, not crashed over;
+/// `None` if the process was stopped meanwhile.
+async fn open(
+    config: &Config,
+    clock: &SharedClock,
+    lifecycle: &Lifecycle,
+) -> Result<Option<(Owner, Arc<Pipeline>)>, Failure> {
     let mut told = BTreeSet::new();
     loop {
-        match app::take_ownership(config) {
-            Ok(owner) => return Ok(Some(owner)),
-            Err(error @ StartError::State(OpenError::Io { .. } | OpenError::Sqlite { .. })) => {
-                let words = error.to_string();
-                if told.insert(words.clone()) {
-                    tracing::error!(
-                        "{words}; nothing is polled until it can be used (`df -h`, `mount`, `ls -ld`)"
-                    );
-                }
-                notify(&[NotifyState::Status(&words), NotifyState::Watchdog]);
-            }
+        let error = match try_open(config, clock).await {
+            Ok(opened) => return Ok(Some(opened)),
+            Err(
+                error @ (StartError::State(OpenError::Io { .. } | OpenError::Sqlite { .. })
+                | StartError::Ledger(_)),
+            ) => error.to_string(),
             Err(error) => return Err(error.into()),
+        };
+        if told.insert(error.clone()) {
+            tracing::error!(
+                "{error}; nothing is polled until it can be used (`df -h`, `mount`, `ls -ld`)"
+            );
         }
+        // Ready all the same: a restart would not mend the disk, and this loop will notice when it is mended.
+        notify(&[
+            NotifyState::Ready,
+            NotifyState::Status(&error),
+            NotifyState::Watchdog,
+        ]);
         tokio::select! {
             () = tokio::time::sleep(TRY_AGAIN) => {}
             () = lifecycle.soft().cancelled() => return Ok(None),
@@ -109,9 +119,17 @@ async fn own(config: &Config, lifecycle: &Lifecycle) -> Result<Option<Owner>, Fa
     }
 }
 
-async fn once(config: &Config, clock: SharedClock, lifecycle: &Lifecycle) -> CommandResult {
+async fn try_open(
+    config: &Config,
+    clock: &SharedClock,
+) -> Result<(Owner, Arc<Pipeline>), StartError> {
     let owner = app::take_ownership(config)?;
-    let pipeline = app::open(config, &owner, clock).await?;
+    let pipeline = app::open(config, &owner, Arc::clone(clock)).await?;
+    Ok((owner, pipeline))
+}
+
+async fn once(config: &Config, clock: SharedClock, lifecycle: &Lifecycle) -> CommandResult {
+    let (owner, pipeline) = try_open(config, &clock).await?;
     let lanes = pipeline.lanes.iter().copied().collect();
     pipeline
         .ledger
@@ -122,11 +140,11 @@ async fn once(config: &Config, clock: SharedClock, lifecycle: &Lifecycle) -> Com
         .run_until_drained(lifecycle, Scope::Everything)
         .await;
     pipeline.tokens.drain().await;
-    summarise(&pipeline, config).await
+    summarise(&owner, &pipeline, config).await
 }
 
 /// One line per sink, one per lane in trouble.
-async fn summarise(pipeline: &Pipeline, config: &Config) -> CommandResult {
+async fn summarise(owner: &Owner, pipeline: &Pipeline, config: &Config) -> CommandResult {
     let query = pipeline.ledger.query();
     let (lanes, left) = troubles(&query, config)
         .await
@@ -137,6 +155,17 @@ async fn summarise(pipeline: &Pipeline, config: &Config) -> CommandResult {
     }
     if left > 0 {
         eprintln!("{left} deliveries are still due: `fullscript-events status` tells why");
+    }
+    let grants = token::grants(owner.store()).await;
+    let grants = grants
+        .map_err(|error| Failure::new(Exit::State, error))?
+        .grants;
+    let works = |clinic: &Clinic| {
+        let mut grants = grants.iter().filter(|grant| grant.clinic == clinic.name);
+        grants.any(|grant| !matches!(grant.state, State::LoginRequired { .. }))
+    };
+    if !config.clinics.iter().all(works) {
+        return Ok(Exit::LoginRequired);
     }
     Ok(if lanes.is_empty() && left == 0 {
         Exit::Done

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row};
 
-use super::{EventKey, Ledger, SinkId, at, body_place, damaged, ms};
+use super::{EventKey, Ledger, SinkId, at, body_place, damaged, ms, outbox};
 use crate::domain::{ClinicId, ClinicName, EventBody, EventId, EventType, Reference};
 use crate::store::Unavailable;
 
@@ -73,11 +73,16 @@ impl Ledger {
                     .execute((event.0, sealed))?;
                 c.prepare_cached("UPDATE event SET fetch_at = NULL, fetch_trouble = NULL WHERE event = ?1")?
                     .execute([event.0])?;
-                c.prepare_cached(
-                    "UPDATE delivery SET ready = 1 WHERE event = ?1 AND state = 'queued' RETURNING sink",
-                )?
-                .query_map([event.0], |row| row.get(0).map(SinkId))?
-                .collect()
+                let sinks = c
+                    .prepare_cached(
+                        "UPDATE delivery SET ready = 1 WHERE event = ?1 AND state = 'queued' RETURNING sink",
+                    )?
+                    .query_map([event.0], |row| row.get(0).map(SinkId))?
+                    .collect::<rusqlite::Result<Vec<_>>>()?;
+                if sinks.is_empty() {
+                    outbox::forget_body(c, event)?;
+                }
+                Ok(sinks)
             })
             .await
     }

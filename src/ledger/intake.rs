@@ -138,7 +138,7 @@ fn admit_event(
             Some("baseline") => admitted.baseline += 1,
             Some(_) => admitted.unmatched += 1,
             None => {
-                admitted.issued += issue(c, event, sinks, reference.created_at, page.now)?;
+                admitted.issued += issue(c, page, event, sinks, reference.created_at)?;
                 if let Found::BySweep {
                     late_before: Some(mark),
                     ..
@@ -161,7 +161,11 @@ fn admit_event(
             .execute((event.0, page.lane.0))?
             == 1;
     if wanted == Wanted::EvenIfSeen || (first_sighting && wanted == Wanted::Yes) {
-        admitted.issued += issue_missing(c, event, sinks, reference.created_at, page.now)?;
+        let issued = issue(c, page, event, sinks, reference.created_at)?;
+        if issued > 0 {
+            owe_detail(c, event, page.now)?;
+        }
+        admitted.issued += issued;
     }
     Ok(())
 }
@@ -221,37 +225,28 @@ fn insert_event(
     Ok(EventKey(c.last_insert_rowid()))
 }
 
-/// Issues the deliveries of an event that has none yet.
+/// Issues the deliveries that these sinks never had of an event; gives how many.
 fn issue(
     c: &Connection,
+    page: &Page,
     event: EventKey,
     sinks: &[SinkId],
     created_at: DateTime<Utc>,
-    now: DateTime<Utc>,
 ) -> rusqlite::Result<u64> {
     let mut issued = 0;
     for sink in sinks {
         issued += c
             .prepare_cached(
-                "INSERT INTO delivery (event, sink, state, due_at, issued_at) VALUES (?1, ?2, 'queued', ?3, ?4)
+                "INSERT INTO delivery (event, sink, lane, state, due_at, issued_at) VALUES (?1, ?2, ?3, 'queued', ?4, ?5)
                  ON CONFLICT (event, sink, ordinal) DO NOTHING",
             )?
-            .execute((event.0, sink.0, ms(created_at.min(now)), ms(now)))? as u64;
-    }
-    Ok(issued)
-}
-
-/// Issues what these sinks never had of an event that is known already, and asks for its detail again if need be.
-fn issue_missing(
-    c: &Connection,
-    event: EventKey,
-    sinks: &[SinkId],
-    created_at: DateTime<Utc>,
-    now: DateTime<Utc>,
-) -> rusqlite::Result<u64> {
-    let issued = issue(c, event, sinks, created_at, now)?;
-    if issued > 0 {
-        owe_detail(c, event, now)?;
+            .execute((
+                event.0,
+                sink.0,
+                page.lane.0,
+                ms(created_at.min(page.now)),
+                ms(page.now),
+            ))? as u64;
     }
     Ok(issued)
 }

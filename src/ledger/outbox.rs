@@ -318,7 +318,7 @@ fn claim(
         .prepare_cached(
             "SELECT d.delivery, d.event, d.attempts, d.refusals, d.issued_at,
                     e.id, e.type, e.created_at, l.clinic, e.clinic_id, b.sealed
-             FROM delivery d JOIN event e ON e.event = d.event JOIN lane l ON l.lane = e.lane
+             FROM delivery d JOIN event e ON e.event = d.event JOIN lane l ON l.lane = d.lane
                   LEFT JOIN body b ON b.event = d.event
              WHERE d.sink = ?1 AND d.state = 'queued' AND d.ready = 1 AND d.due_at <= ?2
                AND (e.event <= l.released OR e.admitted_at <= ?3)
@@ -419,7 +419,7 @@ fn settle(
 }
 
 /// Drops the body of an event when no delivery of it is open any more.
-fn forget_body(c: &Connection, event: EventKey) -> rusqlite::Result<()> {
+pub(super) fn forget_body(c: &Connection, event: EventKey) -> rusqlite::Result<()> {
     c.prepare_cached(
         "DELETE FROM body WHERE event = ?1 AND NOT EXISTS
            (SELECT 1 FROM delivery WHERE event = ?1 AND state NOT IN ('done', 'skipped'))",

@@ -6,11 +6,13 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Ledger, day};
+use super::{Ledger, day, ms};
 use crate::store::Unavailable;
 
 /// The vendor lists 30 days; five more are kept.
 const KEPT_DAYS: i64 = 35;
+/// No body that nobody is about to deliver is kept longer.
+const BODY_KEPT: TimeDelta = TimeDelta::days(30);
 /// The most rows forgotten in one transaction.
 const LARGEST_BATCH: u32 = 1_000;
 /// Clocks that differ by more than this do not agree.
@@ -35,9 +37,17 @@ impl Ledger {
         if (now - server_now).abs() > CLOCKS_AGREE {
             return Ok(Pruned::ClocksDisagree);
         }
-        let before = day(now.min(server_now)) - KEPT_DAYS;
+        let earlier = now.min(server_now);
+        let before = day(earlier) - KEPT_DAYS;
         self.store
             .write(move |c| {
+                // Held or given up: its body waits for a person, but not for ever.
+                c.prepare_cached(
+                    "DELETE FROM body WHERE event IN (
+                       SELECT event FROM event e WHERE admitted_at < ?1 AND NOT EXISTS
+                         (SELECT 1 FROM delivery d WHERE d.event = e.event AND d.state IN ('queued', 'claimed')))",
+                )?
+                .execute([ms(earlier - BODY_KEPT)])?;
                 c.prepare_cached(
                     "DELETE FROM event WHERE event IN (
                        SELECT event FROM event e WHERE listed_day < ?1 AND NOT EXISTS

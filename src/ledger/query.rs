@@ -219,7 +219,7 @@ impl Query {
             .write(move |c| {
                 let newest: Option<(i64, i64, u32, i64)> = c
                     .prepare(
-                        "SELECT d.event, d.sink, max(ordinal), e.created_at FROM delivery d
+                        "SELECT d.event, d.sink, max(ordinal), d.lane FROM delivery d
                            JOIN event e USING (event) JOIN sink s USING (sink)
                          WHERE e.id = ?1 AND s.name = ?2 AND NOT EXISTS
                            (SELECT 1 FROM delivery o WHERE o.event = d.event AND o.sink = d.sink
@@ -230,12 +230,13 @@ impl Query {
                         Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
                     })
                     .optional()?;
-                let Some((event, sink, ordinal, _)) = newest else {
+                let Some((event, sink, ordinal, lane)) = newest else {
                     return Ok(None);
                 };
                 c.execute(
-                    "INSERT INTO delivery (event, sink, ordinal, state, due_at, issued_at) VALUES (?1, ?2, ?3, 'queued', ?4, ?4)",
-                    (event, sink, ordinal + 1, ms(now)),
+                    "INSERT INTO delivery (event, sink, lane, ordinal, state, due_at, issued_at)
+                     VALUES (?1, ?2, ?3, ?4, 'queued', ?5, ?5)",
+                    (event, sink, lane, ordinal + 1, ms(now)),
                 )?;
                 let delivery = DeliveryId(c.last_insert_rowid());
                 intake::owe_detail(c, EventKey(event), now)?;

@@ -96,53 +96,34 @@ impl Pipeline {
         };
         self.activity.sink_works(sink.id);
         let mut attempts: JoinSet<Result<(), Stopped>> = JoinSet::new();
-        let ended = loop {
-            while let Some(ended) = attempts.try_join_next() {
-                flatten(ended)?;
-            }
-            if until.stopped.is_cancelled() {
-                break Ok(());
-            }
+        let mut failed = None;
+        while failed.is_none() && !until.stopped.is_cancelled() {
             let free = sink.sink.concurrency().saturating_sub(attempts.len());
-            let claims = if free == 0 {
-                Vec::new()
-            } else {
-                self.claim(sink, free * sink.sink.batch()).await
+            let claims = match free {
+                0 => Vec::new(),
+                free => self.claim(sink, free * sink.sink.batch()).await,
             };
-            if claims.is_empty() {
-                if attempts.is_empty() && until.drained.is_cancelled() {
-                    break Ok(());
-                }
-                let at_once = until.drained.is_cancelled() && attempts.is_empty();
-                tokio::select! {
-                    Some(ended) = attempts.join_next() => {
-                        if let Err(stopped) = flatten(ended) {
-                            break Err(stopped);
-                        }
-                    }
-                    () = sink.wake.notified() => {}
-                    () = tokio::time::sleep(LONGEST_SLEEP) => {}
-                    () = until.stopped.cancelled() => {}
-                    () = until.drained.cancelled(), if !at_once => {
-                        // Cancelled for good: without this the loop would spin while attempts run.
-                        if let Some(ended) = attempts.join_next().await
-                            && let Err(stopped) = flatten(ended)
-                        {
-                            break Err(stopped);
-                        }
-                    }
-                }
-                continue;
-            }
+            let nothing_due = claims.is_empty();
             for batch in batches(claims, sink.sink.batch()) {
                 attempts.spawn(Arc::clone(&self).attempt(index, batch));
             }
-        };
-        // In flight is finished before the loop ends: what it did has to be settled.
-        while let Some(joined) = attempts.join_next().await {
-            flatten(joined)?;
+            let drained = until.drained.is_cancelled();
+            if drained && nothing_due && attempts.is_empty() {
+                break;
+            }
+            tokio::select! {
+                Some(ended) = attempts.join_next() => failed = flatten(ended).err(),
+                () = sink.wake.notified() => {}
+                () = tokio::time::sleep(LONGEST_SLEEP) => {}
+                () = until.stopped.cancelled() => {}
+                () = until.drained.cancelled(), if !drained => {}
+            }
         }
-        ended
+        // What is in flight is finished before the loop ends: what it did has to be settled.
+        while let Some(ended) = attempts.join_next().await {
+            failed = failed.or(flatten(ended).err());
+        }
+        failed.map_or(Ok(()), Err)
     }
 
     async fn claim(&self, sink: &OpenSink, limit: usize) -> Vec<Claim> {

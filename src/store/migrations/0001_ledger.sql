@@ -86,6 +86,7 @@ CREATE TABLE delivery (
   delivery   INTEGER PRIMARY KEY,
   event      INTEGER NOT NULL REFERENCES event ON DELETE CASCADE,
   sink       INTEGER NOT NULL REFERENCES sink,
+  lane       INTEGER NOT NULL REFERENCES lane, -- whose listing made it: the clinic that the sink is told
   ordinal    INTEGER NOT NULL DEFAULT 1,   -- a person's resend is a new row
   state      TEXT NOT NULL CHECK (state IN ('queued', 'claimed', 'held', 'dead', 'done', 'skipped')),
   ready      INTEGER NOT NULL DEFAULT 0,   -- its body is here

@@ -8,5 +8,8 @@
 
 mod binary;
 mod flow;
+mod grants;
+mod kills;
+mod oracle;
 mod process;
 mod world;

@@ -7,6 +7,7 @@
 )]
 
 mod binary;
+mod canaries;
 mod flow;
 mod grants;
 mod kills;

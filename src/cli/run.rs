@@ -50,10 +50,9 @@ pub(super) fn run(path: &Path, args: &Args) -> CommandResult {
 }
 
 async fn daemon(config: &Config, clock: SharedClock, lifecycle: &Lifecycle) -> CommandResult {
-    let Some(owner) = own(config, lifecycle).await? else {
+    let Some((_owner, pipeline)) = started(config, &clock, lifecycle).await? else {
         return Ok(Exit::Done);
     };
-    let pipeline = app::open(config, &owner, clock).await?;
     let nudges = Nudges::default();
     let mut scheduler = schedule::start(&nudges)
         .await
@@ -84,14 +83,21 @@ async fn daemon(config: &Config, clock: SharedClock, lifecycle: &Lifecycle) -> C
     Ok(Exit::Done)
 }
 
-/// Takes the state directory. A disk that is full or read-only is waited for, not crashed over; `None` if the
-/// process was stopped meanwhile.
-async fn own(config: &Config, lifecycle: &Lifecycle) -> Result<Option<Owner>, Failure> {
+/// Takes the state directory and opens everything. A disk that is full or read-only is waited for, not crashed over:
+/// it may fill up between the two. `None` if the process was stopped meanwhile.
+async fn started(
+    config: &Config,
+    clock: &SharedClock,
+    lifecycle: &Lifecycle,
+) -> Result<Option<(Owner, Arc<Pipeline>)>, Failure> {
     let mut told = BTreeSet::new();
     loop {
-        match app::take_ownership(config) {
-            Ok(owner) => return Ok(Some(owner)),
-            Err(error @ StartError::State(OpenError::Io { .. } | OpenError::Sqlite { .. })) => {
+        match start(config, clock).await {
+            Ok(started) => return Ok(Some(started)),
+            Err(
+                error @ (StartError::State(OpenError::Io { .. } | OpenError::Sqlite { .. })
+                | StartError::Ledger(_)),
+            ) => {
                 let words = error.to_string();
                 if told.insert(words.clone()) {
                     tracing::error!(
@@ -107,6 +113,12 @@ async fn own(config: &Config, lifecycle: &Lifecycle) -> Result<Option<Owner>, Fa
             () = lifecycle.soft().cancelled() => return Ok(None),
         }
     }
+}
+
+async fn start(config: &Config, clock: &SharedClock) -> Result<(Owner, Arc<Pipeline>), StartError> {
+    let owner = app::take_ownership(config)?;
+    let pipeline = app::open(config, &owner, Arc::clone(clock)).await?;
+    Ok((owner, pipeline))
 }
 
 async fn once(config: &Config, clock: SharedClock, lifecycle: &Lifecycle) -> CommandResult {

@@ -8,6 +8,7 @@
 
 mod binary;
 mod canaries;
+mod disk;
 mod flow;
 mod grants;
 mod kills;

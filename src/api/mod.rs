@@ -128,14 +128,14 @@ impl Api {
         let gate = self.gate(clinic);
         // Fails only if the gate was closed, which nobody does.
         let _place = gate.acquire_owned().await.ok();
-        let bearer = self.tokens.bearer(clinic).await.map_err(Trouble::Grant)?;
+        let bearer = self.tokens.bearer(clinic).await.map_err(without_token)?;
         match self.attempt(&bearer, url.clone(), share, limit).await {
             Err(Trouble::Unauthorized) => {
                 let renewed = self
                     .tokens
                     .rejected(clinic, &bearer)
                     .await
-                    .map_err(Trouble::Grant)?;
+                    .map_err(without_token)?;
                 if renewed.generation() == bearer.generation() {
                     return Err(Trouble::Unauthorized);
                 }
@@ -201,6 +201,14 @@ impl Api {
             .entry(clinic.clone())
             .or_insert_with(|| Arc::new(Semaphore::new(self.in_flight)));
         Arc::clone(gate)
+    }
+}
+
+/// A ledger that cannot be written is not the grant's trouble: the clinic need not wait for its grant.
+fn without_token(error: TokenError) -> Trouble {
+    match error {
+        TokenError::Ledger(unavailable) => Trouble::Ledger(unavailable),
+        grant => Trouble::Grant(grant),
     }
 }
 

@@ -50,9 +50,12 @@ impl Pipeline {
         while !lifecycle.soft().is_cancelled() {
             self.look(Scope::Everything, lifecycle).await;
             nudges.looked();
+            // What failed because the ledger cannot be written is still due: without this it would be begun again as
+            // soon as it has failed.
+            let degraded = self.activity.is_degraded();
             tokio::select! {
                 () = nudges.tick.notified() => {}
-                () = changed.notified() => {}
+                () = changed.notified(), if !degraded => {}
                 () = lifecycle.soft().cancelled() => {}
             }
         }
@@ -72,6 +75,8 @@ impl Pipeline {
         while !lifecycle.soft().is_cancelled() {
             match self.look(scope, lifecycle).await {
                 Look::Begun(0) if self.activity.is_idle() => break,
+                // What is due stays due for as long as nothing can be written: a cycle ends, the daemon waits.
+                Look::Begun(_) if self.activity.is_degraded() => break,
                 Look::Begun(_) => {
                     tokio::select! {
                         () = changed.notified() => {}

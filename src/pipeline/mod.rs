@@ -198,6 +198,10 @@ impl Activity {
         !std::mem::replace(&mut self.locked().degraded, true)
     }
 
+    fn is_degraded(&self) -> bool {
+        self.locked().degraded
+    }
+
     fn leave_degraded(&self) -> bool {
         std::mem::replace(&mut self.locked().degraded, false)
     }

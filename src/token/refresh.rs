@@ -94,7 +94,8 @@ impl Inner {
         if self.need(&before, want) == Need::Refresh {
             let refreshed = self.refresh_alone(&flight, clinic, want).await;
             if let Err(TokenError::Ledger(unavailable)) = refreshed {
-                tracing::warn!(%clinic, error = %unavailable, "no token is asked for while the ledger cannot be written");
+                // Said once, aloud, by whoever wanted the token: this comes at every try.
+                tracing::debug!(%clinic, error = %unavailable, "no token is asked for while the ledger cannot be written");
                 // A token that works is not withheld because the disk is full.
                 if want == Want::Working && before.times.usable(self.clock.now()) {
                     return self.vault.bearer(clinic, before.generation).await;

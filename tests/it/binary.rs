@@ -1,15 +1,20 @@
 //! The real binary as a process: started on a world's configuration, waited for by what it says, killed at will.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use crate::world::World;
 
 /// The longest that any of this may take before a test fails.
-const LIMIT: Duration = Duration::from_mins(1);
+pub(crate) const LIMIT: Duration = Duration::from_mins(1);
+/// Where the binary looks for the crash point at which it is to die (`src/crash.rs`).
+const CRASH_AT: &str = "FULLSCRIPT_EVENTS_CRASH_AT";
 
 /// A command of the real binary on a configuration, with nothing inherited from the environment but `PATH`.
 pub(crate) fn command(config: &Path, args: &[&str]) -> Command {
@@ -31,19 +36,58 @@ pub(crate) struct Running {
     said: Vec<String>,
 }
 
+/// The daemon at log level `debug`.
+pub(crate) const DAEMON: [&str; 3] = ["--log-level", "debug", "run"];
+
+/// The names of all crash points in the sources, so that a new one is tried without being listed anywhere.
+pub(crate) fn crash_points() -> Vec<String> {
+    let mut names = BTreeSet::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.path());
+                continue;
+            }
+            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            let calls = text.split("crash::point(\"").skip(1);
+            names.extend(calls.map(|rest| rest.split('"').next().unwrap().to_owned()));
+        }
+    }
+    names.into_iter().collect()
+}
+
 impl World {
+    /// A command of the real binary on this world's configuration.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        command(&self.config_path(), args)
+    }
+
     /// Runs a command of the real binary to its end.
-    pub(crate) fn run(&self, args: &[&str]) -> std::process::Output {
-        command(&self.config_path(), args).output().unwrap()
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Runs a command that dies where it passes a crash point.
+    pub(crate) fn run_dying_at(&self, point: &str, args: &[&str]) -> Output {
+        let mut command = self.command(args);
+        command.env(CRASH_AT, point).output().unwrap()
     }
 
     /// Starts the daemon at log level `debug`.
     pub(crate) fn daemon(&self) -> Running {
-        Running::start(&mut command(
-            &self.config_path(),
-            &["--log-level", "debug", "run"],
-        ))
+        Running::start(&mut self.command(&DAEMON))
     }
+
+    /// Starts the daemon, which dies where it passes a crash point.
+    pub(crate) fn daemon_dying_at(&self, point: &str) -> Running {
+        Running::start(self.command(&DAEMON).env(CRASH_AT, point))
+    }
+}
+
+/// Whether it was `kill -9` that ended a process.
+pub(crate) fn was_killed(status: ExitStatus) -> bool {
+    status.signal() == Some(rustix::process::Signal::KILL.as_raw())
 }
 
 impl Running {
@@ -90,6 +134,45 @@ impl Running {
         }
     }
 
+    /// Lets it run until it has said `lines` more lines, until `limit` has passed, or until it has ended; gives how,
+    /// if it has.
+    pub(crate) fn let_run(&mut self, lines: usize, limit: Duration) -> Option<ExitStatus> {
+        let end = Instant::now() + limit;
+        for _ in 0..lines {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => self.said.push(line),
+                Err(RecvTimeoutError::Timeout) => return None,
+                Err(RecvTimeoutError::Disconnected) => return Some(self.wait()),
+            }
+        }
+        None
+    }
+
+    /// Lets it run until `done` says so, which is asked a few times a second.
+    pub(crate) fn let_run_until(&mut self, limit: Duration, mut done: impl FnMut() -> bool) {
+        let end = Instant::now() + limit;
+        while !done() {
+            let ended = self.let_run(usize::MAX, Duration::from_millis(200));
+            assert!(
+                ended.is_none() && Instant::now() < end,
+                "it ended ({ended:?}) or took too long; it said at last:\n{}",
+                self.last_words()
+            );
+        }
+    }
+
+    /// The last lines that it said.
+    pub(crate) fn last_words(&mut self) -> String {
+        let said = self.said();
+        said[said.len().saturating_sub(60)..].join("\n")
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL, and wait.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
@@ -101,6 +184,15 @@ impl Running {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         self.wait()
+    }
+
+    /// SIGTERM; gives everything it said until its end.
+    pub(crate) fn stop_and_listen(mut self) -> String {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let ended = self.let_run(usize::MAX, LIMIT);
+        assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
+        self.said.join("\n")
     }
 
     /// Waits until it has ended by itself.

@@ -11,7 +11,12 @@
 
 mod backfill;
 mod binary;
+mod canaries;
+mod disk;
 mod flow;
+mod grants;
+mod kills;
+mod oracle;
 mod process;
 mod systemd;
 mod world;

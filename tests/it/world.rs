@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use fullscript_events::api::budget::Budget;
 use fullscript_events::app;
-use fullscript_events::clock::{SharedClock, SystemClock};
+use fullscript_events::clock::{Clock as _, ManualClock, SharedClock, SystemClock};
 use fullscript_events::config::{self, Config};
 use fullscript_events::domain::ClinicName;
 use fullscript_events::ledger::Query;
@@ -26,6 +26,8 @@ const SEAL_KEY: &str = "0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f
 pub(crate) struct Setup {
     /// Names of the clinics, in the configuration and at the vendor.
     pub(crate) clinics: Vec<String>,
+    /// Further lines of `[app]`.
+    pub(crate) app: String,
     /// Lines of `[poll]`.
     pub(crate) poll: String,
     /// Further `[[sinks]]` blocks and other text at the end.
@@ -38,6 +40,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             clinics: vec!["oak".to_owned()],
+            app: String::new(),
             poll: "first_run = \"30d\"\n".to_owned(),
             more: String::new(),
             file_sink: true,
@@ -93,10 +96,11 @@ impl World {
         write_secret(&at.join("seal_key"), SEAL_KEY);
         let mut text = format!(
             "[app]\napi_base = {:?}\nclient_id = \"simulated-client-id\"\n\
-             client_secret = {{ file = {:?} }}\nredirect_uri = \"http://127.0.0.1:8765/callback\"\n\n\
+             client_secret = {{ file = {:?} }}\nredirect_uri = \"http://127.0.0.1:8765/callback\"\n{}\n\
              [state]\ndirectory = {:?}\nseal_key = {{ file = {:?} }}\n\n[poll]\n{}\n",
             self.vendor.base_url(),
             at.join("client_secret"),
+            setup.app,
             self.state_path(),
             at.join("seal_key"),
             setup.poll,
@@ -122,9 +126,19 @@ impl World {
 
     /// Gives every clinic a grant, as `auth import` does.
     pub(crate) async fn log_in(&self) {
+        self.log_in_by(Arc::new(SystemClock::start())).await;
+    }
+
+    /// Gives every clinic a grant whose access token expired hours ago by this machine's clock: the first who needs
+    /// it has to refresh it.
+    pub(crate) async fn log_in_long_ago(&self) {
+        let long_ago = SystemClock::start().now() - chrono::TimeDelta::hours(3);
+        self.log_in_by(ManualClock::standing_at(long_ago)).await;
+    }
+
+    async fn log_in_by(&self, clock: SharedClock) {
         let config = self.config();
         let owner = app::take_ownership(&config).unwrap();
-        let clock: SharedClock = Arc::new(SystemClock::start());
         let settings = config.poll.budget;
         let budget = Budget::open(owner.store().clone(), Arc::clone(&clock), settings);
         let budget = budget.await.unwrap();
@@ -177,6 +191,11 @@ impl World {
         ids
     }
 
+    /// The database, for looking into it from outside.
+    pub(crate) fn ledger_path(&self) -> PathBuf {
+        self.state_path().join("ledger.sqlite3")
+    }
+
     /// The ids of every event that the vendor has, sorted.
     pub(crate) fn made_ids(&self) -> Vec<String> {
         let mut ids: Vec<String> = self.vendor.all_events().into_iter().map(|e| e.id).collect();
@@ -217,10 +236,10 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if std::thread::panicking() || !self.state_path().join("ledger.sqlite3").exists() {
+        if std::thread::panicking() || !self.ledger_path().exists() {
             return;
         }
-        check_invariants(&self.state_path().join("ledger.sqlite3"));
+        check_invariants(&self.ledger_path());
     }
 }
 
@@ -279,7 +298,7 @@ pub(crate) fn id_of(line: &Value) -> String {
     line["id"].as_str().unwrap().to_owned()
 }
 
-fn write_secret(path: &Path, text: &str) {
+pub(crate) fn write_secret(path: &Path, text: &str) {
     use std::os::unix::fs::PermissionsExt as _;
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();

@@ -1,0 +1,128 @@
+//! What must have arrived, compared with what did: ids counted, bodies byte by byte, and the ledger's word for it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::world::World;
+
+/// Where what was shown differs from what was made.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// Made, and never shown.
+    pub(crate) lost: Vec<String>,
+    /// Shown more than once.
+    pub(crate) repeated: Vec<String>,
+    /// Shown, and not to be shown.
+    pub(crate) foreign: Vec<String>,
+}
+
+/// Compares ids as multisets.
+pub(crate) fn judge<'a>(
+    made: impl IntoIterator<Item = &'a String>,
+    shown: impl IntoIterator<Item = &'a String>,
+) -> Verdict {
+    let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
+    for id in shown {
+        *counts.entry(id).or_default() += 1;
+    }
+    let mut verdict = Verdict::default();
+    for id in made {
+        match counts.remove(id) {
+            None => verdict.lost.push(id.clone()),
+            Some(1) => {}
+            Some(_) => verdict.repeated.push(id.clone()),
+        }
+    }
+    verdict.foreign = counts.into_keys().cloned().collect();
+    verdict
+}
+
+/// A line of the file sink, its data unparsed.
+#[derive(Deserialize)]
+struct Line<'a> {
+    delivery: String,
+    id: String,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+/// A retrieve's reply, its data unparsed.
+#[derive(Deserialize)]
+struct Reply<'a> {
+    #[serde(borrow)]
+    event: Event<'a>,
+}
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+impl World {
+    /// Asserts that the file sink shows each of these events exactly once, byte for byte what the vendor has, and
+    /// that the ledger says the same: these deliveries, all of them done, and nothing else owed.
+    pub(crate) fn assert_exactly_once(&self, made: &[String]) {
+        self.assert_ledger_agrees(made, &self.ledger_path());
+    }
+
+    /// The same, with the ledger of another place.
+    pub(crate) fn assert_ledger_agrees(&self, made: &[String], ledger: &Path) {
+        assert_eq!(judge(made, &self.shown_ids()), Verdict::default());
+        let text = fs::read_to_string(self.log_path()).unwrap_or_default();
+        let mut shown = BTreeMap::new();
+        for line in text.lines() {
+            let line: Line<'_> = serde_json::from_str(line).unwrap();
+            let reply = self.vendor.reply_for(&line.id).unwrap();
+            let reply: Reply<'_> = serde_json::from_str(&reply).unwrap();
+            assert_eq!(line.data.get(), reply.event.data.get());
+            shown.insert(line.delivery, line.id);
+        }
+        let settled = deliveries(ledger, "log");
+        assert!(settled.values().all(|(_, state)| state == "done"));
+        let settled: BTreeMap<_, _> = settled.into_iter().map(|(d, (id, _))| (d, id)).collect();
+        assert_eq!(settled, shown);
+    }
+
+    /// Whether the ledger knows each of these events, and has nothing left to fetch or to deliver.
+    pub(crate) fn is_drained(&self, made: &[String], ledger: &Path) -> bool {
+        let c = rusqlite::Connection::open(ledger).unwrap();
+        let mut known = c.prepare("SELECT 1 FROM event WHERE id = ?1").unwrap();
+        let open = "SELECT (SELECT count(*) FROM delivery WHERE state NOT IN ('done', 'skipped'))
+                         + (SELECT count(*) FROM event WHERE fetch_at IS NOT NULL)";
+        c.query_row(open, (), |row| row.get::<_, i64>(0)).unwrap() == 0
+            && made.iter().all(|id| known.exists([id]).unwrap())
+    }
+}
+
+/// Every delivery of a sink, by its number: the event's id and the delivery's state.
+pub(crate) fn deliveries(ledger: &Path, sink: &str) -> BTreeMap<String, (String, String)> {
+    let c = rusqlite::Connection::open(ledger).unwrap();
+    c.prepare(
+        "SELECT CAST(d.delivery AS TEXT), e.id, d.state
+         FROM delivery d JOIN event e USING (event) JOIN sink s USING (sink) WHERE s.name = ?1",
+    )
+    .unwrap()
+    .query_map([sink], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))
+    .unwrap()
+    .map(Result::unwrap)
+    .collect()
+}
+
+#[test]
+fn the_oracle_sees_what_is_lost_repeated_and_foreign() {
+    let ids = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
+    assert_eq!(judge(&ids("a b c"), &ids("c a b")), Verdict::default());
+    assert_eq!(
+        judge(&ids("a b c d"), &ids("a c c x")),
+        Verdict {
+            lost: ids("b d"),
+            repeated: ids("c"),
+            foreign: ids("x"),
+        }
+    );
+}

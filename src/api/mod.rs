@@ -208,7 +208,11 @@ impl Api {
 fn without_token(error: TokenError) -> Trouble {
     match error {
         TokenError::Ledger(unavailable) => Trouble::Ledger(unavailable),
-        grant => Trouble::Grant(grant),
+        grant @ (TokenError::NoGrant(_)
+        | TokenError::LoginRequired(_)
+        | TokenError::ConfigurationFault
+        | TokenError::Unavailable { .. }
+        | TokenError::Damaged(_)) => Trouble::Grant(grant),
     }
 }
 

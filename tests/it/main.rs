@@ -7,6 +7,7 @@
 )]
 
 mod binary;
+mod demo;
 mod flow;
 mod process;
 mod world;

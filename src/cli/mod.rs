@@ -11,6 +11,7 @@
 mod auth;
 mod backfill;
 mod config;
+mod demo;
 mod run;
 mod simulate;
 
@@ -143,6 +144,8 @@ enum Command {
     Config(config::Args),
     /// Give, list and revoke the clinics' grants.
     Auth(auth::Args),
+    /// See all of it at work on this machine, against an imitation of Fullscript; nothing to configure.
+    Demo(demo::Args),
     /// Serve an imitation of the Fullscript API.
     Simulate(simulate::Args),
 }
@@ -152,12 +155,16 @@ pub fn main() -> ExitCode {
     // Whatever is created is for this user alone; a file sink's `mode` opens its own file and nothing else.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let cli = Cli::parse();
-    observe::start_log(cli.log_level, cli.log_format);
+    // A demonstration tells itself what happens: the log would tear its display.
+    if !matches!(cli.command, Command::Demo(_)) {
+        observe::start_log(cli.log_level, cli.log_format);
+    }
     let result = match cli.command {
         Command::Run(args) => run::run(&cli.config, &args),
         Command::Backfill(args) => backfill::run(&cli.config, &args),
         Command::Config(args) => config::run(&cli.config, args),
         Command::Auth(args) => auth::run(&cli.config, args),
+        Command::Demo(args) => demo::run(&args),
         Command::Simulate(args) => simulate::run(args),
     };
     let exit = result.unwrap_or_else(|failure| {

@@ -12,6 +12,7 @@
 mod backfill;
 mod binary;
 mod canaries;
+mod demo;
 mod disk;
 mod flow;
 mod grants;

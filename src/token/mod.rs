@@ -125,6 +125,23 @@ impl Grants {
     }
 }
 
+/// All grants, for people to look at. Reads only.
+pub async fn grants(store: &Store) -> Result<Grants, Unavailable> {
+    let grants = Vault::new(store.clone()).all().await?;
+    Ok(Grants {
+        grants: grants
+            .into_iter()
+            .map(|grant| Overview {
+                clinic: grant.clinic,
+                state: grant.state,
+                pinned: grant.pinned,
+                expires_at: grant.times.expires_at,
+                refreshed_at: grant.refreshed_at,
+            })
+            .collect(),
+    })
+}
+
 /// The grants of one app. Cheap to clone.
 #[derive(Clone)]
 pub struct Tokens {
@@ -220,23 +237,6 @@ impl Tokens {
     /// another one if it was pinned before: then nothing of `seen` may be delivered.
     pub async fn pin(&self, clinic: &ClinicName, seen: &ClinicId) -> Result<Pinned, TokenError> {
         self.inner.vault.pin(clinic, seen).await
-    }
-
-    /// All grants, for people to look at. Never refreshes.
-    pub async fn grants(&self) -> Result<Grants, Unavailable> {
-        let grants = self.inner.vault.all().await?;
-        Ok(Grants {
-            grants: grants
-                .into_iter()
-                .map(|grant| Overview {
-                    clinic: grant.clinic,
-                    state: grant.state,
-                    pinned: grant.pinned,
-                    expires_at: grant.times.expires_at,
-                    refreshed_at: grant.refreshed_at,
-                })
-                .collect(),
-        })
     }
 
     /// Waits until no refresh is running: for an orderly end.

@@ -13,7 +13,7 @@ use super::{DATABASE, OpenError, SealKey, Store, create_directory};
 /// The name of the lock file inside the state directory.
 const LOCK: &str = "owner.lock";
 /// How often a start tries again while others only look at the lock: each look lasts microseconds.
-const MOST_LOOKS: u32 = 10_000;
+const MOST_LOOKS: u32 = 100_000;
 
 /// The how-manieth owner of the state directory this process is. A claim with an older epoch is stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

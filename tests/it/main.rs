@@ -7,6 +7,7 @@
 )]
 
 mod binary;
+mod commands;
 mod flow;
 mod process;
 mod world;

@@ -12,8 +12,13 @@ mod auth;
 mod backfill;
 mod config;
 mod demo;
+mod docs;
+mod events;
+mod output;
 mod run;
 mod simulate;
+mod sinks;
+mod status;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -27,6 +32,9 @@ use crate::app::StartError;
 use crate::config::{self as configuration, Config};
 use crate::observe::{self, LogFormat};
 use crate::store::OpenError;
+
+/// Where the configuration is unless somebody says otherwise.
+const DEFAULT_CONFIG: &str = "/etc/fullscript-events/config.toml";
 
 /// How a command ends (`ARCHITECTURE.md`, "Exit codes").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +101,7 @@ fn configured(path: &Path) -> Result<Config, Failure> {
 }
 
 /// Runs a command on a runtime of its own.
-fn on_runtime(command: impl Future<Output = CommandResult>) -> CommandResult {
+fn on_runtime<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -106,7 +114,12 @@ pub type CommandResult = Result<Exit, Failure>;
 
 /// Fullscript webhooks without a public endpoint, and with a memory.
 #[derive(Debug, Parser)]
-#[command(name = "fullscript-events", version, propagate_version = true)]
+#[command(
+    name = "fullscript-events",
+    version,
+    propagate_version = true,
+    after_help = "Start: fullscript-events config init, then auth login CLINIC, then run. At a glance: status."
+)]
 pub struct Cli {
     /// The configuration file.
     #[arg(
@@ -115,7 +128,7 @@ pub struct Cli {
         global = true,
         value_name = "PATH",
         env = "FULLSCRIPT_EVENTS_CONFIG",
-        default_value = "/etc/fullscript-events/config.toml"
+        default_value = DEFAULT_CONFIG
     )]
     config: PathBuf,
     /// How much is logged, to standard error; nothing but this program's own lines, at any level.
@@ -137,9 +150,16 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Poll and deliver, for ever or for one cycle.
+    #[command(after_help = "Example: fullscript-events run --once")]
     Run(run::Args),
     /// Deliver what a sink never had of the past.
     Backfill(backfill::Args),
+    /// Tell whether all is well, and if not, what mends it.
+    Status(status::Args),
+    /// Look at events and their deliveries; send one again.
+    Events(events::Args),
+    /// Look at sinks; let a stopped one go on.
+    Sinks(sinks::Args),
     /// Check or create the configuration.
     Config(config::Args),
     /// Give, list and revoke the clinics' grants.
@@ -147,7 +167,12 @@ enum Command {
     /// See all of it at work on this machine, against an imitation of Fullscript; nothing to configure.
     Demo(demo::Args),
     /// Serve an imitation of the Fullscript API.
+    #[command(after_help = "Example: fullscript-events simulate --clinics 2 --live-every 5s")]
     Simulate(simulate::Args),
+    /// Print the completions of a shell.
+    Completions(docs::CompletionsArgs),
+    /// Print the manual page, or write one per command.
+    Man(docs::ManArgs),
 }
 
 /// Parses the command line, runs the command, prints what went wrong.
@@ -165,7 +190,12 @@ pub fn main() -> ExitCode {
         Command::Config(args) => config::run(&cli.config, args),
         Command::Auth(args) => auth::run(&cli.config, args),
         Command::Demo(args) => demo::run(&args),
+        Command::Status(args) => status::run(&cli.config, &args),
+        Command::Events(args) => events::run(&cli.config, args),
+        Command::Sinks(args) => sinks::run(&cli.config, args),
         Command::Simulate(args) => simulate::run(args),
+        Command::Completions(args) => docs::completions(&args),
+        Command::Man(args) => docs::man(&args),
     };
     let exit = result.unwrap_or_else(|failure| {
         eprintln!("error: {}", failure.message);

@@ -32,7 +32,7 @@ pub use jobs::{Asked, Job, JobLane, JobRequest, JobTotals};
 pub use lanes::{LaneState, SweepEnd};
 pub use outbox::{Claim, Settled, Settlement};
 pub use prune::Pruned;
-pub use query::{DeliveryRow, EventFilter, EventRow, LaneRow, Query, SinkRow};
+pub use query::{DeliveryRow, EventFilter, EventRow, LaneRow, Query, Resend, SinkRow};
 
 /// The ledger's number of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

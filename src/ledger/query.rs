@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 
-use super::{EventKey, at, damaged, intake, ms};
+use super::{EventKey, SinkId, at, damaged, intake, ms};
 use crate::domain::{DeliveryId, DeliveryState};
 use crate::store::{Store, Unavailable};
 
@@ -53,6 +53,8 @@ pub struct SinkRow {
     pub counts: [u64; 6],
     /// When the oldest unsettled event happened.
     pub oldest: Option<DateTime<Utc>>,
+    /// Since when the longest unsettled delivery is owed: later than `oldest` after a backfill.
+    pub waiting_since: Option<DateTime<Utc>>,
     /// How the last failed attempt of a queued delivery ended.
     pub trouble: Option<String>,
     /// Why it needs a person.
@@ -121,9 +123,9 @@ pub struct EventFilter {
     pub clinic: Option<String>,
     /// Of this type, with `*` and `?` and `[seq]` as SQLite's `GLOB` has them.
     pub event_type: Option<String>,
-    /// With a delivery in this state.
+    /// With a delivery in this state; for `skipped` also those that no sink gets.
     pub state: Option<DeliveryState>,
-    /// With a delivery to this sink.
+    /// With a delivery to this sink; together with `state`, with one in that state.
     pub sink: Option<String>,
     /// At most so many, the newest first.
     pub limit: u32,
@@ -148,11 +150,13 @@ impl Query {
             .read(move |c| {
                 c.prepare(
                     "SELECT clinic, category, baseline_done, polled_at, parked_at, trouble, failures, retry_at, late,
-                       (SELECT count(*) FROM event e WHERE e.lane = lane.lane AND admitted_at >= ?1
-                          AND skipped IS NOT 'baseline'),
-                       (SELECT count(*) FROM quarantine q WHERE q.lane = lane.lane),
-                       (SELECT count(*) FROM event e WHERE e.lane = lane.lane AND fetch_at IS NOT NULL)
-                     FROM lane ORDER BY clinic, category",
+                       coalesce(new, 0), coalesce(quarantined, 0), coalesce(owed, 0)
+                     FROM lane
+                       LEFT JOIN (SELECT lane, sum(fetch_at IS NOT NULL) AS owed,
+                                    sum(admitted_at >= ?1 AND skipped IS NOT 'baseline') AS new
+                                  FROM event GROUP BY lane) USING (lane)
+                       LEFT JOIN (SELECT lane, count(*) AS quarantined FROM quarantine GROUP BY lane) USING (lane)
+                     ORDER BY clinic, category",
                 )?
                 .query_map([ms(since)], |row| {
                     Ok(LaneRow {
@@ -207,68 +211,146 @@ impl Query {
             .await
     }
 
-    /// Issues a new delivery of an event to a sink that had it: a person's resend. Gives its number, or `None` if the
-    /// sink never had the event or has it still open.
+    /// Issues a new delivery of an event to a sink that had it: a person's resend.
     pub async fn resend(
         &self,
         id: String,
         sink: String,
         now: DateTime<Utc>,
-    ) -> Result<Option<DeliveryId>, Unavailable> {
+    ) -> Result<Resend, Unavailable> {
         self.store
             .write(move |c| {
-                let newest: Option<(i64, i64, u32, i64)> = c
-                    .prepare(
-                        "SELECT d.event, d.sink, max(ordinal), d.lane FROM delivery d
-                           JOIN event e USING (event) JOIN sink s USING (sink)
-                         WHERE e.id = ?1 AND s.name = ?2 AND NOT EXISTS
-                           (SELECT 1 FROM delivery o WHERE o.event = d.event AND o.sink = d.sink
-                              AND o.state IN ('queued', 'claimed'))
-                         GROUP BY d.event, d.sink",
-                    )?
-                    .query_row((id, sink), |row| {
-                        Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-                    })
-                    .optional()?;
-                let Some((event, sink, ordinal, lane)) = newest else {
-                    return Ok(None);
-                };
-                c.execute(
-                    "INSERT INTO delivery (event, sink, lane, ordinal, state, due_at, issued_at)
-                     VALUES (?1, ?2, ?3, ?4, 'queued', ?5, ?5)",
-                    (event, sink, lane, ordinal + 1, ms(now)),
-                )?;
-                let delivery = DeliveryId(c.last_insert_rowid());
-                intake::owe_detail(c, EventKey(event), now)?;
-                Ok(Some(delivery))
+                let event = number(c, "SELECT event FROM event WHERE id = ?1", &id)?;
+                let sink = number(c, "SELECT sink FROM sink WHERE name = ?1", &sink)?;
+                match (event, sink) {
+                    (None, _) => Ok(Resend::NoSuchEvent),
+                    (_, None) => Ok(Resend::NoSuchSink),
+                    (Some(event), Some(sink)) => resend(c, EventKey(event), SinkId(sink), now),
+                }
             })
             .await
     }
+
+    /// Resends, in one transaction, at most `limit` events whose delivery to a sink is in `state`, the oldest first.
+    /// Gives how many.
+    pub async fn resend_all(
+        &self,
+        state: DeliveryState,
+        sink: String,
+        limit: u32,
+        now: DateTime<Utc>,
+    ) -> Result<u64, Unavailable> {
+        self.store
+            .write(move |c| {
+                let due: Vec<(i64, i64)> = c
+                    .prepare(
+                        "SELECT DISTINCT event, sink FROM delivery JOIN sink USING (sink) JOIN event USING (event)
+                         WHERE name = ?1 AND state = ?2 ORDER BY created_at, id LIMIT ?3",
+                    )?
+                    .query_map((sink, state.as_str(), limit), |row| Ok((row.get(0)?, row.get(1)?)))?
+                    .collect::<rusqlite::Result<_>>()?;
+                let mut issued = 0;
+                for (event, sink) in due {
+                    let resent = resend(c, EventKey(event), SinkId(sink), now)?;
+                    issued += u64::from(matches!(resent, Resend::Issued(_)));
+                }
+                Ok(issued)
+            })
+            .await
+    }
+}
+
+/// What became of the wish to send an event again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resend {
+    /// It is queued, as a delivery of its own.
+    Issued(DeliveryId),
+    /// A delivery of it to this sink is not settled yet: nothing was changed.
+    Open(DeliveryRow),
+    /// This sink never had the event: that is what a backfill is for.
+    NeverHad,
+    /// The ledger does not know the event.
+    NoSuchEvent,
+    /// The ledger does not know the sink.
+    NoSuchSink,
+}
+
+fn number(c: &Connection, sql: &str, key: &str) -> rusqlite::Result<Option<i64>> {
+    c.prepare_cached(sql)?
+        .query_row([key], |row| row.get(0))
+        .optional()
+}
+
+/// A held or dead delivery that is resent needs nobody's decision any more: it is skipped, and says why.
+fn resend(
+    c: &Connection,
+    event: EventKey,
+    sink: SinkId,
+    now: DateTime<Utc>,
+) -> rusqlite::Result<Resend> {
+    let before: Vec<DeliveryRow> = c
+        .prepare_cached(&format!(
+            "{SELECT_DELIVERY} WHERE event = ?1 AND sink = ?2 ORDER BY ordinal DESC"
+        ))?
+        .query_map((event.0, sink.0), delivery_row)?
+        .collect::<rusqlite::Result<_>>()?;
+    let Some(newest) = before.first() else {
+        return Ok(Resend::NeverHad);
+    };
+    let is_open =
+        |d: &&DeliveryRow| matches!(d.state, DeliveryState::Queued | DeliveryState::Claimed);
+    if let Some(open) = before.iter().find(is_open) {
+        return Ok(Resend::Open(open.clone()));
+    }
+    c.prepare_cached(
+        "INSERT INTO delivery (event, sink, lane, ordinal, state, due_at, issued_at)
+         SELECT event, sink, lane, ?1, 'queued', ?2, ?2 FROM delivery WHERE delivery = ?3",
+    )?
+    .execute((newest.ordinal + 1, ms(now), newest.delivery.0))?;
+    let delivery = DeliveryId(c.last_insert_rowid());
+    c.prepare_cached(
+        "UPDATE delivery SET state = 'skipped', settled_at = ?1,
+           reason = 'resent as delivery ' || ?2 || ' (was ' || state || coalesce(': ' || reason, '') || ')'
+         WHERE event = ?3 AND sink = ?4 AND state IN ('held', 'dead')",
+    )?
+    .execute((ms(now), delivery.0, event.0, sink.0))?;
+    intake::owe_detail(c, event, now)?;
+    Ok(Resend::Issued(delivery))
 }
 
 const SELECT_EVENT: &str =
     "SELECT event, id, type, created_at, clinic, admitted_at, found_by, skipped, fetch_trouble
      FROM event JOIN lane USING (lane)";
 
+const SELECT_DELIVERY: &str =
+    "SELECT delivery, name, ordinal, state, attempts, due_at, settled_at, reason
+     FROM delivery JOIN sink USING (sink)";
+
 fn events(c: &Connection, filter: &EventFilter) -> rusqlite::Result<Vec<EventRow>> {
-    let mut wheres = vec!["1".to_owned()];
-    let mut values: Vec<Value> = Vec::new();
-    let mut filters = vec![
-        ("clinic = ?", filter.clinic.clone()),
-        ("type GLOB ?", filter.event_type.clone()),
+    let state = filter.state.map(|state| state.as_str().to_owned());
+    let filters = [
+        ("clinic = ?", [filter.clinic.clone(), None]),
+        ("type GLOB ?", [filter.event_type.clone(), None]),
         (
-            "event IN (SELECT event FROM delivery WHERE state = ?)",
-            filter.state.map(|state| state.as_str().to_owned()),
-        ),
-        (
-            "event IN (SELECT event FROM delivery JOIN sink USING (sink) WHERE name = ?)",
-            filter.sink.clone(),
+            if filter.state == Some(DeliveryState::Skipped) && filter.sink.is_none() {
+                "(skipped IS NOT NULL OR event IN (SELECT event FROM delivery WHERE state = ?))"
+            } else if state.is_some() && filter.sink.is_some() {
+                "event IN (SELECT event FROM delivery JOIN sink USING (sink) WHERE state = ? AND name = ?)"
+            } else if state.is_some() {
+                "event IN (SELECT event FROM delivery WHERE state = ?)"
+            } else {
+                "event IN (SELECT event FROM delivery JOIN sink USING (sink) WHERE name = ?)"
+            },
+            [state, filter.sink.clone()],
         ),
     ];
-    for (sql, value) in filters.drain(..) {
-        if let Some(value) = value {
-            wheres.push(sql.to_owned());
-            values.push(value.into());
+    let mut wheres = vec!["1"];
+    let mut values: Vec<Value> = Vec::new();
+    for (sql, found) in filters {
+        let before = values.len();
+        values.extend(found.into_iter().flatten().map(Value::from));
+        if values.len() > before {
+            wheres.push(sql);
         }
     }
     values.push(filter.limit.into());
@@ -283,22 +365,10 @@ fn events(c: &Connection, filter: &EventFilter) -> rusqlite::Result<Vec<EventRow
 fn event_row(c: &Connection, row: &Row<'_>) -> rusqlite::Result<EventRow> {
     let event: i64 = row.get(0)?;
     let deliveries = c
-        .prepare_cached(
-            "SELECT delivery, name, ordinal, state, attempts, due_at, settled_at, reason
-             FROM delivery JOIN sink USING (sink) WHERE event = ?1 ORDER BY name, ordinal",
-        )?
-        .query_map([event], |row| {
-            Ok(DeliveryRow {
-                delivery: DeliveryId(row.get(0)?),
-                sink: row.get(1)?,
-                ordinal: row.get(2)?,
-                state: state(row, 3)?,
-                attempts: row.get(4)?,
-                due_at: at(row.get(5)?),
-                settled_at: time(row, 6)?,
-                reason: row.get(7)?,
-            })
-        })?
+        .prepare_cached(&format!(
+            "{SELECT_DELIVERY} WHERE event = ?1 ORDER BY name, ordinal"
+        ))?
+        .query_map([event], delivery_row)?
         .collect::<rusqlite::Result<_>>()?;
     Ok(EventRow {
         id: row.get(1)?,
@@ -313,12 +383,26 @@ fn event_row(c: &Connection, row: &Row<'_>) -> rusqlite::Result<EventRow> {
     })
 }
 
+fn delivery_row(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
+    Ok(DeliveryRow {
+        delivery: DeliveryId(row.get(0)?),
+        sink: row.get(1)?,
+        ordinal: row.get(2)?,
+        state: state(row, 3)?,
+        attempts: row.get(4)?,
+        due_at: at(row.get(5)?),
+        settled_at: time(row, 6)?,
+        reason: row.get(7)?,
+    })
+}
+
 fn sinks(c: &Connection) -> rusqlite::Result<Vec<SinkRow>> {
     let mut rows: Vec<(i64, SinkRow)> = c
         .prepare(
             "SELECT sink, name,
                (SELECT min(e.created_at) FROM delivery d JOIN event e USING (event)
                   WHERE d.sink = sink.sink AND d.state IN ('queued', 'claimed')),
+               (SELECT min(issued_at) FROM delivery d WHERE d.sink = sink.sink AND d.state IN ('queued', 'claimed')),
                (SELECT reason FROM delivery d WHERE d.sink = sink.sink AND d.state = 'queued' AND reason IS NOT NULL
                   ORDER BY due_at DESC LIMIT 1),
                stopped
@@ -331,8 +415,9 @@ fn sinks(c: &Connection) -> rusqlite::Result<Vec<SinkRow>> {
                     name: row.get(1)?,
                     counts: [0; 6],
                     oldest: time(row, 2)?,
-                    trouble: row.get(3)?,
-                    stopped: row.get(4)?,
+                    waiting_since: time(row, 3)?,
+                    trouble: row.get(4)?,
+                    stopped: row.get(5)?,
                 },
             ))
         })?

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
-pub use owner::{Epoch, Owner};
+pub use owner::{Epoch, Owner, is_owned};
 pub use queue::{Unavailable, Work};
 pub use seal::{Opened, SealKey, Sealer, WrongKey};
 

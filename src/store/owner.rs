@@ -4,6 +4,7 @@
 //! keeps the second one out; the epoch, written into every claim, fences a first one that only seemed dead.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -11,6 +12,8 @@ use super::{DATABASE, OpenError, SealKey, Store, create_directory};
 
 /// The name of the lock file inside the state directory.
 const LOCK: &str = "owner.lock";
+/// How often a start tries again while others only look at the lock: each look lasts microseconds.
+const MOST_LOOKS: u32 = 100_000;
 
 /// The how-manieth owner of the state directory this process is. A claim with an older epoch is stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,9 +72,48 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
         .mode(0o600)
         .open(&path)
         .map_err(io)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Owned(directory.to_owned())),
-        Err(TryLockError::Error(source)) => Err(io(source)),
+    for _ in 0..MOST_LOOKS {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(source)) => return Err(io(source)),
+            Err(TryLockError::WouldBlock) if held_by_owner(&file).map_err(io)? => break,
+            // Somebody only looked, and is gone in a moment.
+            Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+        }
+    }
+    Err(OpenError::Owned(directory.to_owned()))
+}
+
+/// Whether a process owns the state directory now. Looks, and keeps nothing.
+pub fn is_owned(directory: &Path) -> io::Result<bool> {
+    match File::open(directory.join(LOCK)) {
+        Ok(file) => held_by_owner(&file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// An owner's lock is exclusive, a look's is shared: lookers neither see nor keep out each other.
+fn held_by_owner(file: &File) -> io::Result<bool> {
+    match file.try_lock_shared() {
+        Ok(()) => file.unlock().map(|()| false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_tells_an_owner_and_takes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(!is_owned(directory.path()).unwrap());
+        let owner = lock(directory.path()).unwrap();
+        assert!(is_owned(directory.path()).unwrap());
+        drop(owner);
+        assert!(!is_owned(directory.path()).unwrap());
+        drop(lock(directory.path()).unwrap());
     }
 }

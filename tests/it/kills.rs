@@ -13,7 +13,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::binary::{LIMIT, Running, crash_points, was_killed};
-use crate::oracle::{Verdict, judge};
+
+use crate::oracle::{self, Verdict, judge};
 use crate::world::{Setup, World};
 
 /// What the vendor allows, and what the daemon is told: small, so that it is felt.
@@ -107,7 +108,7 @@ fn whole_lines(world: &World) -> Vec<u8> {
 fn drain(world: &World, made: &[String]) {
     let mut daemon: Running = world.daemon();
     daemon.let_run_until(DRAINED_WITHIN, || {
-        world.is_drained(made, &world.ledger_path())
+        oracle::is_drained(made, &world.ledger_path())
     });
     assert!(daemon.stop().success());
     let once = world.run(&["run", "--once"]);

@@ -4,6 +4,8 @@
     clippy::format_push_string,
     clippy::indexing_slicing,
     clippy::match_wild_err_arm,
+    clippy::naive_bytecount,
+    clippy::print_stderr,
     clippy::unnecessary_debug_formatting,
     clippy::unwrap_used,
     reason = "tests wait for real processes with a limit, write configurations, and look into the database from outside"
@@ -12,6 +14,7 @@
 mod backfill;
 mod binary;
 mod canaries;
+mod commands;
 mod demo;
 mod disk;
 mod flow;

@@ -91,6 +91,7 @@ mod tests {
           sinks        Look at sinks; let a stopped one go on
           config       Check or create the configuration
           auth         Give, list and revoke the clinics' grants
+          demo         See all of it at work, against an imitation of Fullscript; nothing to configure
           simulate     Serve an imitation of the Fullscript API
           completions  Print the completions of a shell
           man          Print the manual page, or write one per command

@@ -164,7 +164,7 @@ enum Command {
     Config(config::Args),
     /// Give, list and revoke the clinics' grants.
     Auth(auth::Args),
-    /// See all of it at work on this machine, against an imitation of Fullscript; nothing to configure.
+    /// See all of it at work, against an imitation of Fullscript; nothing to configure.
     Demo(demo::Args),
     /// Serve an imitation of the Fullscript API.
     #[command(after_help = "Example: fullscript-events simulate --clinics 2 --live-every 5s")]

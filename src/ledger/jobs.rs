@@ -248,8 +248,7 @@ fn totals(c: &Connection, job: i64) -> rusqlite::Result<JobTotals> {
     )?;
     let mut statement = c.prepare_cached(
         "SELECT d.state, count(*) FROM job j JOIN delivery d ON d.delivery > j.delivered_before
-           JOIN event e ON e.event = d.event
-         WHERE j.job = ?1 AND e.lane IN (SELECT lane FROM job_lane WHERE job = ?1) GROUP BY d.state",
+         WHERE j.job = ?1 AND d.lane IN (SELECT lane FROM job_lane WHERE job = ?1) GROUP BY d.state",
     )?;
     let mut rows = statement.query([job])?;
     while let Some(row) = rows.next()? {

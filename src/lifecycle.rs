@@ -38,6 +38,11 @@ impl Lifecycle {
         &self.soft
     }
 
+    /// Cancelled when what is in flight is dropped.
+    pub fn hard(&self) -> &CancellationToken {
+        &self.hard
+    }
+
     /// Spawns a task that is dropped at the hard stop.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let hard = self.hard.clone();
@@ -49,37 +54,36 @@ impl Lifecycle {
         });
     }
 
-    /// Turns SIGTERM and SIGINT into a soft stop, and a second one into a hard stop.
+    /// Turns SIGTERM and SIGINT into a soft stop, and a second one, or the end of patience, into a hard stop.
     pub fn listen(&self) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let (soft, hard) = (self.soft.clone(), self.hard.clone());
         self.tracker.spawn(async move {
-            for stop in [&soft, &hard] {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                    () = hard.cancelled() => return,
-                }
-                stop.cancel();
-            }
-        });
-        Ok(())
-    }
-
-    /// Waits until every task has ended after a soft stop; after a while, or at a second signal, ends them.
-    pub async fn finish(&self) {
-        self.soft.cancel();
-        self.tracker.close();
-        let hard = self.hard.clone();
-        let watch = async {
             tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = soft.cancelled() => {}
+                () = hard.cancelled() => return,
+            }
+            soft.cancel();
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
                 () = tokio::time::sleep(PATIENCE) => {
                     tracing::warn!("what was in flight did not end in {} s: it is taken up at the next start", PATIENCE.as_secs());
                 }
                 () = hard.cancelled() => {}
             }
-        };
+            hard.cancel();
+        });
+        Ok(())
+    }
+
+    /// Begins the soft stop, if nobody has, and waits until every task has ended, or until the hard stop ends them.
+    pub async fn finish(&self) {
+        self.soft.cancel();
+        self.tracker.close();
         // The listener for signals is a task too: it ends with the hard token, which nothing else waits for.
         let others = async {
             while self.tracker.len() > 1 {
@@ -88,7 +92,7 @@ impl Lifecycle {
         };
         tokio::select! {
             () = others => {}
-            () = watch => {}
+            () = self.hard.cancelled() => {}
         }
         self.hard.cancel();
         self.tracker.wait().await;

@@ -6,6 +6,7 @@
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::api::budget::Share;
 use crate::api::{Api, Trouble};
@@ -51,8 +52,10 @@ pub struct Listing {
 }
 
 #[derive(Deserialize)]
-struct Body {
-    events: Vec<Item>,
+struct Body<'a> {
+    // Each is read on its own: one that is malformed must not cost the page.
+    #[serde(borrow)]
+    events: Vec<&'a RawValue>,
     meta: Meta,
 }
 
@@ -93,7 +96,7 @@ pub async fn page(
 
 /// Reads a page. Errors never repeat the body: an HTML page may hold anything.
 fn read(body: &[u8], number: u32) -> Result<Listing, String> {
-    let body: Body = serde_json::from_slice(body).map_err(|error| {
+    let body: Body<'_> = serde_json::from_slice(body).map_err(|error| {
         format!(
             "not the list that the contract describes ({:?} at line {}, column {})",
             error.classify(),
@@ -110,9 +113,6 @@ fn read(body: &[u8], number: u32) -> Result<Listing, String> {
             return Err(format!("it is empty and yet names page {next} as the next"));
         }
     }
-    let descending = body
-        .events
-        .is_sorted_by(|a, b| a.created_at >= b.created_at);
     let mut references = Vec::with_capacity(body.events.len());
     let mut malformed = None;
     for (place, item) in (1..).zip(body.events) {
@@ -123,6 +123,8 @@ fn read(body: &[u8], number: u32) -> Result<Listing, String> {
             }
         }
     }
+    let descending =
+        references.is_sorted_by(|a: &Reference, b: &Reference| a.created_at >= b.created_at);
     Ok(Listing {
         references,
         malformed,
@@ -132,7 +134,17 @@ fn read(body: &[u8], number: u32) -> Result<Listing, String> {
     })
 }
 
-fn reference(item: Item) -> Result<Reference, IdError> {
+/// Why an event on a good page cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum Malformed {
+    #[error("not the reference that the contract describes")]
+    NoReference,
+    #[error(transparent)]
+    Id(#[from] IdError),
+}
+
+fn reference(item: &RawValue) -> Result<Reference, Malformed> {
+    let item: Item = serde_json::from_str(item.get()).map_err(|_| Malformed::NoReference)?;
     Ok(Reference {
         id: EventId::new(item.id)?,
         event_type: EventType::new(item.r#type)?,
@@ -185,6 +197,18 @@ mod tests {
         assert_eq!(
             listing.malformed.unwrap(),
             "event 2 of page 1: an id contains a control character"
+        );
+    }
+
+    #[test]
+    fn one_oddly_typed_event_does_not_cost_the_others() {
+        let odd = r#"{"id":7,"type":null}"#.to_owned();
+        let events = [item("a", 3), odd, item("d", 1)].join(",");
+        let listing = read(body(&events, "null").as_bytes(), 1).unwrap();
+        assert_eq!(listing.references.len(), 2);
+        assert_eq!(
+            listing.malformed.unwrap(),
+            "event 2 of page 1: not the reference that the contract describes"
         );
     }
 

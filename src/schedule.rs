@@ -49,7 +49,7 @@ pub fn plan(lane: &LaneState, now: DateTime<Utc>) -> Option<Plan> {
     } else {
         return None;
     };
-    let mark = lane.complete_to.map(|mark| mark - OVERLAP);
+    let mark = lane.complete_to.map(|mark| mark.min(now) - OVERLAP);
     let stop_at = match sweep {
         Sweep::Reconcile => None,
         Sweep::Deep => Some(mark.map_or(now - DEEP, |mark| mark.min(now - DEEP))),
@@ -57,10 +57,11 @@ pub fn plan(lane: &LaneState, now: DateTime<Utc>) -> Option<Plan> {
         Sweep::Fast => mark,
     };
     let after = day_before(stop_at.unwrap_or(now - LISTED));
-    // Only a sweep of the whole list is worth going on with; the others are begun again.
-    let open = lane
-        .open
-        .filter(|(open, ..)| *open == sweep && sweep == Sweep::Reconcile);
+    // Only a sweep of the whole list is worth going on with; the others are begun again. Every other retry of it begins
+    // at the top too: a page that cannot be had must not hide what has come since.
+    let open = lane.open.filter(|(open, ..)| {
+        *open == sweep && sweep == Sweep::Reconcile && lane.failures.is_multiple_of(2)
+    });
     Some(Plan {
         sweep,
         days: Days {

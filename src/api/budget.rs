@@ -77,30 +77,28 @@ impl Budget {
             )
         });
         closed.await?;
-        Self::beside(store, clock, settings).await
-    }
-
-    /// The budget of a command beside the owner: it sees what the owner has leased, and its own few requests come out
-    /// of the reserve.
-    pub async fn beside(
-        store: Store,
-        clock: SharedClock,
-        settings: config::Budget,
-    ) -> Result<Self, Unavailable> {
-        let now = clock.now();
         let leases = store.read(move |c| leases(c, now)).await?;
         let mut window = Window::new(settings);
         for (share, permits, closed_at) in leases {
             let age = (now - closed_at).to_std().unwrap_or_default();
             window.inherit(share, permits, age, clock.monotonic());
         }
-        Ok(Self(Arc::new(Inner {
+        Ok(Self::over(store, clock, window))
+    }
+
+    /// The budget of a command beside the owner: its few requests come out of the reserve.
+    pub fn beside(store: Store, clock: SharedClock, settings: config::Budget) -> Self {
+        Self::over(store, clock, Window::beside(settings))
+    }
+
+    fn over(store: Store, clock: SharedClock, window: Window) -> Self {
+        Self(Arc::new(Inner {
             store,
             clock,
             window: Mutex::new(window),
             polling: tokio::sync::Mutex::new(None),
             backfill: tokio::sync::Mutex::new(None),
-        })))
+        }))
     }
 
     /// Waits until one more request may go out, and spends it. Fails only if the ledger cannot record it: then no
@@ -133,10 +131,16 @@ impl Inner {
             let found = self.locked().room(share, self.clock.monotonic());
             match found {
                 Room::Permits(permits) => break permits,
-                Room::After(wait) => {
-                    self.clock.sleep_until(self.clock.now() + wait).await;
-                }
+                // A rate window is I/O time: a wall clock that is set back must not stretch it.
+                Room::After(wait) => tokio::time::sleep(wait).await,
             }
+        };
+        // A caller that goes away before the answer must not take the permits along.
+        let mut counted = Counted {
+            inner: self,
+            share,
+            permits,
+            fate: Fate::MayBeRecorded,
         };
         let now = self.clock.now();
         let forget = now - TimeDelta::from_std(self.locked().length).unwrap_or(TimeDelta::MAX);
@@ -155,21 +159,50 @@ impl Inner {
                 Ok(c.last_insert_rowid())
             })
             .await;
-        match written {
-            Ok(lease) => Ok(Block {
-                lease,
-                permits,
-                left: permits,
-            }),
-            Err(error) => {
-                self.locked().give_back(share, permits);
-                Err(error)
-            }
-        }
+        counted.fate = match &written {
+            Ok(_) => Fate::Open,
+            Err(_) => Fate::NotRecorded,
+        };
+        Ok(Block {
+            lease: written?,
+            permits,
+            left: permits,
+        })
     }
 
     fn locked(&self) -> std::sync::MutexGuard<'_, Window> {
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Permits that the window counts while their row is written.
+struct Counted<'a> {
+    inner: &'a Inner,
+    share: Share,
+    permits: u32,
+    fate: Fate,
+}
+
+enum Fate {
+    /// The answer was not waited for: they count as spent now.
+    MayBeRecorded,
+    /// They are a block that is being spent.
+    Open,
+    /// There is no row: nothing was spent.
+    NotRecorded,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let mut window = self.inner.locked();
+        match self.fate {
+            Fate::MayBeRecorded => {
+                let now = self.inner.clock.monotonic();
+                window.close(self.share, self.permits, now);
+            }
+            Fate::Open => {}
+            Fate::NotRecorded => window.give_back(self.share, self.permits),
+        }
     }
 }
 
@@ -230,6 +263,15 @@ impl Window {
         }
     }
 
+    /// A window of the reserve's size, spent one by one.
+    fn beside(settings: config::Budget) -> Self {
+        Self {
+            capacity: settings.reserve.max(2),
+            block: 1,
+            ..Self::new(settings)
+        }
+    }
+
     /// Counts a block of an earlier owner that was closed `age` ago.
     fn inherit(&mut self, share: Share, permits: u32, age: Duration, now: Duration) {
         if let Some(left) = self.length.checked_sub(age) {
@@ -246,7 +288,8 @@ impl Window {
             self.closed.pop_front();
             *self.counted(share) -= permits;
         }
-        let free = self.capacity - self.polling - self.backfill;
+        // More may be counted than fits: the limit was lowered since, or commands beside the owner spent some.
+        let free = self.capacity.saturating_sub(self.polling + self.backfill);
         let free = match share {
             Share::Polling => free,
             Share::Backfill => free.min(self.backfill_cap.saturating_sub(self.backfill)),

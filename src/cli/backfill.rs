@@ -78,7 +78,7 @@ impl Moment {
     fn before(self, now: DateTime<Utc>) -> DateTime<Utc> {
         match self {
             Self::At(at) => at,
-            Self::Ago(span) => now - span,
+            Self::Ago(span) => now.checked_sub_signed(span).unwrap_or(DateTime::UNIX_EPOCH),
         }
     }
 }
@@ -182,7 +182,11 @@ fn request(config: &Config, args: &Args, now: DateTime<Utc>) -> Result<JobReques
     }
     Ok(JobRequest {
         since: since.max(oldest),
-        until: args.until.map(|until| until.before(now)),
+        // Nothing is listed of the future; a day that no calendar has must not reach the arithmetic.
+        until: args
+            .until
+            .map(|until| until.before(now))
+            .filter(|until| *until <= now),
         sink: sink.transpose()?,
         lanes: wanted,
     })

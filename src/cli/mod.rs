@@ -23,6 +23,7 @@ mod status;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use rustix::fs::Mode;
@@ -35,6 +36,9 @@ use crate::store::OpenError;
 
 /// Where the configuration is unless somebody says otherwise.
 const DEFAULT_CONFIG: &str = "/etc/fullscript-events/config.toml";
+
+/// How long a blocking write may take at the very end.
+const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// How a command ends (`ARCHITECTURE.md`, "Exit codes").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,11 +106,14 @@ fn configured(path: &Path) -> Result<Config, Failure> {
 
 /// Runs a command on a runtime of its own.
 fn on_runtime<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|e| Failure::new(Exit::Unexpected, format!("the runtime cannot start: {e}")))?
-        .block_on(command)
+        .map_err(|e| Failure::new(Exit::Unexpected, format!("the runtime cannot start: {e}")))?;
+    let ended = runtime.block_on(command);
+    // A write that hangs (a pipe that nobody reads, a network file system) must not keep the process alive.
+    runtime.shutdown_timeout(LAST_WAIT);
+    ended
 }
 
 /// What every command returns.

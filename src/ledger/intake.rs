@@ -40,8 +40,8 @@ pub enum Found {
     ByJob {
         /// Which.
         job: i64,
-        /// The oldest `created_at` on the page.
-        reached: DateTime<Utc>,
+        /// The `created_at` down to which its pages are admitted, if that can be said.
+        reached: Option<DateTime<Utc>>,
         /// Nothing created before this is issued.
         since: DateTime<Utc>,
         /// Nothing created at or after this is issued.
@@ -117,16 +117,27 @@ fn admit_event(
 ) -> rusqlite::Result<()> {
     let wanted = wanted(page.found, reference.created_at);
     let known = c
-        .prepare_cached("SELECT event, lane, listed_day FROM event WHERE id = ?1")?
+        .prepare_cached(
+            "SELECT event, lane, listed_day, found_by = 'backfill' FROM event WHERE id = ?1",
+        )?
         .query_row([reference.id.as_str()], |row| {
             Ok((
                 EventKey(row.get(0)?),
                 LaneId(row.get(1)?),
                 row.get::<_, i64>(2)?,
+                row.get::<_, bool>(3)?,
             ))
         })
         .optional()?;
-    let Some((event, lane, listed_day)) = known else {
+    let by_sweep = match page.found {
+        Found::BySweep { sweep, .. } => Some(sweep),
+        Found::ByJob { .. } => None,
+    };
+    let Some((event, lane, listed_day, only_by_job)) = known else {
+        if by_sweep.is_none() && wanted == Wanted::No {
+            // Listed beyond the span that was asked for: whether it is issued is for a sweep to say.
+            return Ok(());
+        }
         admitted.new += 1;
         let skipped = match wanted {
             Wanted::No => Some("baseline"),
@@ -155,11 +166,22 @@ fn admit_event(
         c.prepare_cached("UPDATE event SET listed_day = ?1 WHERE event = ?2")?
             .execute((today, event.0))?;
     }
-    // A clinic that sees the id for the first time may have sinks that the first clinic did not have.
-    let first_sighting = lane != page.lane
-        && c.prepare_cached("INSERT OR IGNORE INTO sighting (event, lane) VALUES (?1, ?2)")?
-            .execute((event.0, page.lane.0))?
-            == 1;
+    let first_sighting = match by_sweep {
+        None => false,
+        // A backfill saw it first, perhaps for one sink alone: for the sweeps it is new.
+        Some(sweep) if only_by_job => {
+            c.prepare_cached("UPDATE event SET found_by = ?1, lane = ?2 WHERE event = ?3")?
+                .execute((sweep.as_str(), page.lane.0, event.0))?;
+            true
+        }
+        // A clinic that sees the id for the first time may have sinks that the first clinic did not have.
+        Some(_) => {
+            lane != page.lane
+                && c.prepare_cached("INSERT OR IGNORE INTO sighting (event, lane) VALUES (?1, ?2)")?
+                    .execute((event.0, page.lane.0))?
+                    == 1
+        }
+    };
     if wanted == Wanted::EvenIfSeen || (first_sighting && wanted == Wanted::Yes) {
         let issued = issue(c, page, event, sinks, reference.created_at)?;
         if issued > 0 {
@@ -310,7 +332,7 @@ fn record_progress(c: &Connection, page: &Page, admitted: &Admitted) -> rusqlite
                  WHERE job = ?4 AND lane = ?5",
             )?
             .execute((
-                ms(reached),
+                reached.map(ms),
                 page.events.len(),
                 admitted.issued,
                 job,

@@ -3,6 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::{Connection, OptionalExtension};
 
+use super::lanes::enrol;
 use super::{LaneId, Ledger, Query, at, damaged, ms};
 use crate::domain::{Category, ClinicName, DeliveryState, Lane, SinkName};
 use crate::store::Unavailable;
@@ -119,10 +120,10 @@ impl Query {
                 )?;
                 let job = c.last_insert_rowid();
                 for lane in &request.lanes {
-                    c.prepare_cached(
-                        "INSERT INTO job_lane (job, lane) SELECT ?1, lane FROM lane WHERE clinic = ?2 AND category = ?3",
-                    )?
-                    .execute((job, lane.clinic.as_str(), lane.category.as_str()))?;
+                    // The owner may not have polled it yet: a clinic that was added since it started.
+                    let lane = enrol(c, lane)?;
+                    c.prepare_cached("INSERT INTO job_lane (job, lane) VALUES (?1, ?2)")?
+                        .execute((job, lane.0))?;
                 }
                 Ok(Asked::New(job))
             })

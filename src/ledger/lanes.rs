@@ -1,8 +1,9 @@
 //! The lanes: which sweep is due, how far it is, and how it ended.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::{Connection, Row};
 
 use super::{LaneId, Ledger, Query, SinkId, at, damaged, ms};
@@ -37,7 +38,7 @@ pub struct LaneState {
 }
 
 /// How a sweep ended well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SweepEnd {
     /// The lane.
     pub lane: LaneId,
@@ -53,7 +54,12 @@ pub struct SweepEnd {
     pub deep_at: DateTime<Utc>,
     /// See `fast_at`.
     pub reconcile_at: DateTime<Utc>,
+    /// What could not be read of the list, in words.
+    pub trouble: Option<String>,
 }
+
+/// No due time lies further ahead than this, but for a clock that was set back since.
+const FURTHEST: TimeDelta = TimeDelta::days(2);
 
 const COLUMNS: &str = "lane, clinic, category, issue_from, baseline_done, complete_to, sweep, sweep_newest, \
                        sweep_reached, fast_at, deep_at, reconcile_at, retry_at, failures";
@@ -62,20 +68,7 @@ impl Ledger {
     /// Gives every lane of the configuration a row, and the numbers of all of them.
     pub async fn enrol_lanes(&self, lanes: Vec<Lane>) -> Result<Vec<LaneId>, Unavailable> {
         self.store
-            .write(move |c| {
-                lanes
-                    .iter()
-                    .map(|lane| {
-                        c.prepare_cached(
-                            "INSERT INTO lane (clinic, category) VALUES (?1, ?2)
-                             ON CONFLICT (clinic, category) DO UPDATE SET clinic = clinic RETURNING lane",
-                        )?
-                        .query_row((lane.clinic.as_str(), lane.category.as_str()), |row| {
-                            row.get(0).map(LaneId)
-                        })
-                    })
-                    .collect()
-            })
+            .write(move |c| lanes.iter().map(|lane| enrol(c, lane)).collect())
             .await
     }
 
@@ -102,16 +95,23 @@ impl Ledger {
             .await
     }
 
-    /// The lanes with a sweep due at `now`, the longest due first.
-    pub async fn due_lanes(&self, now: DateTime<Utc>) -> Result<Vec<LaneState>, Unavailable> {
+    /// The lanes with a sweep due at `now`, the longest due first. `fast` is the time between two fast sweeps: a lane
+    /// that is due much later than that was written by a clock that has been set back, and is due now.
+    pub async fn due_lanes(
+        &self,
+        now: DateTime<Utc>,
+        fast: Duration,
+    ) -> Result<Vec<LaneState>, Unavailable> {
+        let slack = TimeDelta::from_std(fast).unwrap_or(FURTHEST) * 2 + TimeDelta::minutes(5);
         self.store
             .read(move |c| {
                 c.prepare_cached(&format!(
                     "SELECT {COLUMNS} FROM lane
-                     WHERE min(fast_at, deep_at, reconcile_at) <= ?1 AND coalesce(retry_at, 0) <= ?1
+                     WHERE (min(fast_at, deep_at, reconcile_at) <= ?1 OR fast_at > ?2)
+                       AND (coalesce(retry_at, 0) <= ?1 OR retry_at > ?3)
                      ORDER BY min(fast_at, deep_at, reconcile_at), lane"
                 ))?
-                .query_map([ms(now)], lane_state)?
+                .query_map([ms(now), ms(now + slack), ms(now + FURTHEST)], lane_state)?
                 .collect()
             })
             .await
@@ -149,18 +149,26 @@ impl Ledger {
         self.store.write(move |c| write_end(c, &end)).await
     }
 
-    /// A sweep failed: the lane is due again at `retry_at`. Its mark and its place in the sweep stay.
+    /// A sweep failed: it is due again at `retry_at`. The lane's mark and its place in the sweep stay. A wide sweep
+    /// that fails does not hold the fast one back: a page that the vendor cannot give must not hide what is new.
     pub async fn fail_sweep(
         &self,
-        lane: LaneId,
+        lane: &LaneState,
+        sweep: Sweep,
         trouble: String,
         retry_at: DateTime<Utc>,
     ) -> Result<(), Unavailable> {
+        let due = match sweep {
+            Sweep::Deep if lane.baseline_done => "deep_at",
+            Sweep::Reconcile if lane.baseline_done => "reconcile_at",
+            Sweep::Fast | Sweep::Deep | Sweep::Reconcile => "retry_at",
+        };
+        let lane = lane.id;
         self.store
             .write(move |c| {
-                c.prepare_cached(
-                    "UPDATE lane SET failures = failures + 1, trouble = ?1, retry_at = ?2 WHERE lane = ?3",
-                )?
+                c.prepare_cached(&format!(
+                    "UPDATE lane SET failures = failures + 1, trouble = ?1, {due} = ?2 WHERE lane = ?3"
+                ))?
                 .execute((trouble, ms(retry_at), lane.0))
                 .map(drop)
             })
@@ -216,6 +224,17 @@ impl Query {
     }
 }
 
+/// The number of a lane, which gets a row if it has none.
+pub(super) fn enrol(c: &Connection, lane: &Lane) -> rusqlite::Result<LaneId> {
+    c.prepare_cached(
+        "INSERT INTO lane (clinic, category) VALUES (?1, ?2)
+         ON CONFLICT (clinic, category) DO UPDATE SET clinic = clinic RETURNING lane",
+    )?
+    .query_row((lane.clinic.as_str(), lane.category.as_str()), |row| {
+        row.get(0).map(LaneId)
+    })
+}
+
 fn write_end(c: &Connection, end: &SweepEnd) -> rusqlite::Result<()> {
     c.prepare_cached(
         "UPDATE lane SET
@@ -224,7 +243,7 @@ fn write_end(c: &Connection, end: &SweepEnd) -> rusqlite::Result<()> {
            released = coalesce((SELECT max(event) FROM event), 0),
            sweep = NULL, sweep_newest = NULL, sweep_reached = NULL,
            fast_at = ?3, deep_at = ?4, reconcile_at = ?5, polled_at = ?6,
-           failures = 0, retry_at = NULL, trouble = NULL, parked_at = NULL
+           failures = 0, retry_at = NULL, trouble = ?8, parked_at = NULL
          WHERE lane = ?7",
     )?
     .execute((
@@ -235,6 +254,7 @@ fn write_end(c: &Connection, end: &SweepEnd) -> rusqlite::Result<()> {
         ms(end.reconcile_at),
         ms(end.ended_at),
         end.lane.0,
+        &end.trouble,
     ))
     .map(drop)
 }

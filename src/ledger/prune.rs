@@ -5,18 +5,37 @@
 //! would be delivered a second time.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use rusqlite::Connection;
 
 use super::{Ledger, day, ms};
 use crate::store::Unavailable;
 
 /// The vendor lists 30 days; five more are kept.
 const KEPT_DAYS: i64 = 35;
-/// No body that nobody is about to deliver is kept longer.
+/// No body is kept longer, whatever becomes of its deliveries.
 const BODY_KEPT: TimeDelta = TimeDelta::days(30);
+/// Why a delivery whose body had to go is given up.
+const EXPIRED: &str = "not delivered within 30 days: its body is not kept longer, and Fullscript does not list it longer";
 /// The most rows forgotten in one transaction.
 const LARGEST_BATCH: u32 = 1_000;
 /// Clocks that differ by more than this do not agree.
 const CLOCKS_AGREE: TimeDelta = TimeDelta::hours(1);
+
+/// Health data is not kept for a receiver that may never come back, nor for a sink that is not configured any more.
+fn expire_bodies(c: &Connection, now: DateTime<Utc>) -> rusqlite::Result<()> {
+    const OLD: &str = "SELECT event FROM body JOIN event USING (event) WHERE admitted_at < ?1";
+    let before = ms(now - BODY_KEPT);
+    c.prepare_cached(&format!(
+        "UPDATE delivery SET state = 'dead', reason = ?2, settled_at = ?3 WHERE state = 'queued' AND event IN ({OLD})"
+    ))?
+    .execute((before, EXPIRED, ms(now)))?;
+    c.prepare_cached(&format!(
+        "DELETE FROM body WHERE event IN ({OLD}) AND NOT EXISTS
+           (SELECT 1 FROM delivery d WHERE d.event = body.event AND d.state = 'claimed')"
+    ))?
+    .execute([before])
+    .map(drop)
+}
 
 /// What pruning did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,20 +60,14 @@ impl Ledger {
         let before = day(earlier) - KEPT_DAYS;
         self.store
             .write(move |c| {
-                // Held or given up: its body waits for a person, but not for ever.
-                c.prepare_cached(
-                    "DELETE FROM body WHERE event IN (
-                       SELECT event FROM event e WHERE admitted_at < ?1 AND NOT EXISTS
-                         (SELECT 1 FROM delivery d WHERE d.event = e.event AND d.state IN ('queued', 'claimed')))",
-                )?
-                .execute([ms(earlier - BODY_KEPT)])?;
+                expire_bodies(c, earlier)?;
                 c.prepare_cached(
                     "DELETE FROM event WHERE event IN (
-                       SELECT event FROM event e WHERE listed_day < ?1 AND NOT EXISTS
+                       SELECT event FROM event e WHERE listed_day < ?1 AND created_at < ?3 AND NOT EXISTS
                          (SELECT 1 FROM delivery d WHERE d.event = e.event AND d.state NOT IN ('done', 'skipped'))
                        LIMIT ?2)",
                 )?
-                .execute((before, LARGEST_BATCH))
+                .execute((before, LARGEST_BATCH, ms(earlier - TimeDelta::days(KEPT_DAYS))))
                 .map(Pruned::Forgotten)
             })
             .await

@@ -110,7 +110,7 @@ impl Pipeline {
         let now = self.now();
         let mut begun = 0;
         if scope == Scope::Everything {
-            for lane in self.ledger.due_lanes(now).await? {
+            for lane in self.ledger.due_lanes(now, self.pace.fast).await? {
                 if self.lanes.contains(&lane.id) {
                     begun += self.begin(lifecycle, Work::Sweep(lane.id), |pipeline| async move {
                         pipeline.sweep(lane).await;

@@ -13,6 +13,7 @@ use crate::domain::{ClinicId, Lane, Reference, Sweep};
 use crate::ledger::{Admitted, Found, JobLane, LaneState, Page, Progress, SinkId, SweepEnd};
 use crate::list::{self, Listing};
 use crate::schedule::{self, OVERLAP, Plan};
+use crate::token::TokenError;
 
 /// The first wait after a failed sweep, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(5));
@@ -25,7 +26,11 @@ const MOST_FAILURES: u32 = 7;
 struct Swept {
     admitted: Admitted,
     newest: Option<DateTime<Utc>>,
+    /// The vendor's clock, if it told.
     server_now: Option<DateTime<Utc>>,
+    /// The first event that could not be read, in words. It ends no sweep: one bad record must not make a lane list
+    /// its thirty days again and again, for as long as the vendor lists it.
+    malformed: Option<String>,
 }
 
 impl Pipeline {
@@ -46,9 +51,9 @@ impl Pipeline {
             admitted: Admitted::default(),
             newest: plan.newest,
             server_now: None,
+            malformed: None,
         };
         let mut issue_from = lane.issue_from;
-        let mut malformed = None;
         let mut descending = true;
         let mut seen = Vec::new();
         let mut number = 1;
@@ -56,8 +61,8 @@ impl Pipeline {
             let listing =
                 list::page(&self.api, &lane.lane, plan.days, number, Share::Polling).await?;
             refuse_repetition(&mut seen, &listing, number)?;
-            let server_now = listing.server_now.unwrap_or_else(|| self.now());
-            swept.server_now = Some(server_now);
+            swept.server_now = listing.server_now.or(swept.server_now);
+            let server_now = swept.server_now.unwrap_or_else(|| self.now());
             if !lane.baseline_done && issue_from.is_none() {
                 let from = match self.first_run {
                     FirstRun::Baseline => server_now,
@@ -66,13 +71,16 @@ impl Pipeline {
                 issue_from = Some(self.ledger.begin_baseline(lane.id, from).await?);
             }
             let (newest, oldest) = ends(&listing);
-            swept.newest = swept.newest.max(newest);
+            // An event of the future must not move the mark to where nothing is new any more.
+            swept.newest = swept
+                .newest
+                .max(newest.map(|newest| newest.min(server_now)));
             descending &= listing.descending;
-            malformed = malformed.or_else(|| listing.malformed.clone());
+            swept.malformed = swept.malformed.or_else(|| listing.malformed.clone());
             let next = listing.next;
             let progress = swept.newest.zip(oldest).filter(|_| {
                 // Only a sweep of the whole list is worth going on with after a restart.
-                plan.sweep == Sweep::Reconcile && descending && malformed.is_none()
+                plan.sweep == Sweep::Reconcile && descending
             });
             let found = Found::BySweep {
                 sweep: plan.sweep,
@@ -96,10 +104,7 @@ impl Pipeline {
                 Some(_) | None => break,
             }
         }
-        match malformed {
-            Some(problem) => Err(Trouble::Contract(problem)),
-            None => Ok(swept),
-        }
+        Ok(swept)
     }
 
     /// Routes a page and admits it; events of another clinic than the grant's are kept apart.
@@ -173,6 +178,7 @@ impl Pipeline {
             fast_at,
             deep_at,
             reconcile_at,
+            trouble: swept.malformed.clone(),
         };
         if let Err(error) = self.ledger.end_sweep(end).await {
             return self.ledger_trouble(&error);
@@ -189,6 +195,9 @@ impl Pipeline {
             ..
         } = swept.admitted;
         let (clinic, category) = (&lane.lane.clinic, &lane.lane.category);
+        if let Some(problem) = &swept.malformed {
+            tracing::error!(%clinic, %category, "{problem}: it cannot be handed on, the others are; tell Fullscript's support");
+        }
         if baseline > 0 {
             tracing::info!(
                 %clinic, %category, skipped = baseline, issued,
@@ -210,7 +219,7 @@ impl Pipeline {
             // Said once, where the grant is kept.
             Trouble::Grant(error) => {
                 let words = error.to_string();
-                self.ledger.fail_sweep(lane.id, words, now + wait).await
+                self.ledger.fail_sweep(lane, sweep, words, now + wait).await
             }
             Trouble::Forbidden | Trouble::Unauthorized | Trouble::Gone => {
                 let words = scope_missing(&lane.lane, &trouble);
@@ -223,11 +232,11 @@ impl Pipeline {
                 let wait = retry_after.map_or(wait, |wish| wish.min(RETRY.1).max(wait));
                 tracing::warn!(%clinic, %category, %sweep, wait_s = wait.as_secs(), "{trouble}");
                 let words = trouble.to_string();
-                self.ledger.fail_sweep(lane.id, words, now + wait).await
+                self.ledger.fail_sweep(lane, sweep, words, now + wait).await
             }
             Trouble::Unavailable(words) | Trouble::Contract(words) => {
                 tracing::warn!(%clinic, %category, %sweep, wait_s = wait.as_secs(), "{words}");
-                self.ledger.fail_sweep(lane.id, words, now + wait).await
+                self.ledger.fail_sweep(lane, sweep, words, now + wait).await
             }
         };
         if let Err(error) = recorded {
@@ -246,14 +255,16 @@ impl Pipeline {
         }
         let only = found.map(|sink| sink.id);
         match self.list_span(&work, only).await {
-            Ok(admitted) => {
+            Ok((admitted, malformed)) => {
                 tracing::debug!(lane = %work.lane, issued = admitted.issued, "backfilled");
-                self.end_backfill(&work, None).await;
+                self.end_backfill(&work, malformed).await;
             }
             Err(Trouble::Ledger(error)) => self.ledger_trouble(&error),
-            Err(trouble @ (Trouble::Throttled { .. } | Trouble::Unavailable(_)))
-                if work.failures < MOST_FAILURES =>
-            {
+            Err(
+                trouble @ (Trouble::Throttled { .. }
+                | Trouble::Unavailable(_)
+                | Trouble::Grant(TokenError::Unavailable { .. })),
+            ) if work.failures < MOST_FAILURES => {
                 let wait = back_off(work.failures + 1, RETRY.0, RETRY.1, rand::random());
                 tracing::warn!(lane = %work.lane, job, wait_s = wait.as_secs(), "backfill waits: {trouble}");
                 let words = trouble.to_string();
@@ -270,19 +281,33 @@ impl Pipeline {
         self.wake_sinks();
     }
 
-    async fn list_span(&self, work: &JobLane, only: Option<SinkId>) -> Result<Admitted, Trouble> {
+    /// What was admitted, and the first event that could not be read, in words.
+    async fn list_span(
+        &self,
+        work: &JobLane,
+        only: Option<SinkId>,
+    ) -> Result<(Admitted, Option<String>), Trouble> {
         let (since, until) = (work.job.since, work.job.until);
         let days = schedule::days_between(since, work.reached.or(until));
         let mut total = Admitted::default();
+        let mut malformed = None;
+        let mut all_descending = true;
         let mut seen = Vec::new();
         let mut number = 1;
         loop {
             let listing = list::page(&self.api, &work.lane, days, number, Share::Backfill).await?;
             refuse_repetition(&mut seen, &listing, number)?;
             let (_, oldest) = ends(&listing);
-            let (next, descending) = (listing.next, listing.descending);
-            let malformed = listing.malformed.clone();
-            if let Some(reached) = oldest {
+            let next = listing.next;
+            all_descending &= listing.descending;
+            malformed = malformed.or_else(|| listing.malformed.clone());
+            if let Some(oldest) = oldest {
+                // A list in another order has not been seen whole down to its oldest.
+                let reached = if all_descending {
+                    Some(oldest)
+                } else {
+                    work.reached
+                };
                 let found = Found::ByJob {
                     job: work.job.job,
                     reached,
@@ -294,13 +319,10 @@ impl Pipeline {
                     .await?;
                 crate::crash::point("backfill.after_page");
             }
-            if let Some(problem) = malformed {
-                return Err(Trouble::Contract(problem));
-            }
             let past = oldest.is_some_and(|oldest| oldest < since);
             match next {
-                Some(next) if !(past && descending) => number = next,
-                Some(_) | None => return Ok(total),
+                Some(next) if !(past && all_descending) => number = next,
+                Some(_) | None => return Ok((total, malformed)),
             }
         }
     }

@@ -6,8 +6,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono::TimeDelta;
+
 use super::exchange::{Answer, FreshPair, Keep, RawReply};
-use super::state::{Alert, Failure, Need, State, Times, Want};
+use super::state::{Alert, Failure, Need, State, TOO_YOUNG_TO_REFRESH, Times, Want};
 use super::vault::{Bearer, Grant, Intent, Stored, Vault};
 use super::{Inner, TokenError};
 use crate::api::budget::Share;
@@ -136,8 +138,8 @@ impl Inner {
         crash::point("refresh.after_intent");
         let started = self.clock.now();
         match self.exchanged(flight, clinic).await? {
-            Ok(pair) => {
-                let times = Times::of(started, pair.life, rand::random());
+            Ok((pair, age)) => {
+                let times = Times::of(started - age, pair.life, rand::random());
                 self.vault.keep_pair(clinic, pair, times).await?;
                 crash::point("refresh.after_pair_stored");
                 tracing::debug!(%clinic, refresh_at = %times.refresh_at, "grant refreshed");
@@ -155,15 +157,16 @@ impl Inner {
         Ok(())
     }
 
-    /// Gets a pair: from a reply that was kept and never parsed, else with the current token, else, once, with
-    /// another stored one.
+    /// Gets a pair and its age: from a reply that was kept and never parsed, else with the current token, else, once,
+    /// with another stored one.
     async fn exchanged(
         &self,
         flight: &Arc<Flight>,
         clinic: &ClinicName,
-    ) -> Result<Result<FreshPair, Failure>, TokenError> {
+    ) -> Result<Result<(FreshPair, TimeDelta), Failure>, TokenError> {
         if let Some(pair) = self.left_over(flight, clinic).await? {
-            return Ok(Ok(pair));
+            // How long it lay there is unknown. Should its access token have expired, the 401 must lead to a refresh.
+            return Ok(Ok((pair, TOO_YOUNG_TO_REFRESH)));
         }
         let mut posted: Vec<i64> = Vec::new();
         loop {
@@ -184,7 +187,7 @@ impl Inner {
                     for dead in posted {
                         self.vault.refused(clinic, dead).await?;
                     }
-                    return Ok(Ok(pair));
+                    return Ok(Ok((pair, TimeDelta::zero())));
                 }
                 Err(failure) => return Ok(Err(failure)),
             }

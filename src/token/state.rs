@@ -12,7 +12,7 @@ const KEEP_ALIVE: TimeDelta = TimeDelta::hours(10);
 /// How long before its expiry an access token is no longer handed out.
 const EXPIRY_MARGIN: TimeDelta = TimeDelta::seconds(30);
 /// A pair younger than this that is rejected is not refreshed again: that would be a loop.
-const TOO_YOUNG_TO_REFRESH: TimeDelta = TimeDelta::minutes(1);
+pub(super) const TOO_YOUNG_TO_REFRESH: TimeDelta = TimeDelta::minutes(1);
 /// The first wait after a token call without an answer; it doubles from there.
 const FIRST_RETRY: TimeDelta = TimeDelta::seconds(15);
 /// The longest wait after token calls without an answer.
@@ -117,7 +117,12 @@ impl State {
         let usable = times.usable(now) && !rejected;
         match self {
             Self::LoginRequired { .. } => Need::LogIn,
-            Self::Active if rejected && now < times.issued_at + TOO_YOUNG_TO_REFRESH => {
+            // Unless the clock was set back since: then its age is unknown.
+            Self::Active
+                if rejected
+                    && now >= times.issued_at
+                    && now < times.issued_at + TOO_YOUNG_TO_REFRESH =>
+            {
                 Need::HandOut
             }
             Self::Active if !rejected && now < times.refresh_at && usable => Need::HandOut,

@@ -41,7 +41,7 @@ struct Entry<'a> {
 /// Runs `auth import`.
 pub(super) async fn run(config: &Path, args: &Args) -> CommandResult {
     let session = Session::open_or_create(config)?;
-    let tokens = session.tokens().await?;
+    let tokens = session.tokens()?;
     let text = read(args.file.as_deref())?;
     if let Some(clinic) = &args.clinic {
         let token = text.trim();

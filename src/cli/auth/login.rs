@@ -32,7 +32,7 @@ pub(super) struct Args {
 pub(super) async fn run(config: &Path, args: &Args) -> CommandResult {
     let session = Session::open_or_create(config)?;
     let (clinic, configured) = session.clinic(&args.clinic)?;
-    let tokens = session.tokens().await?;
+    let tokens = session.tokens()?;
     let redirect_uri = &session.config.app.redirect_uri;
     let address = callback::address_of(redirect_uri).filter(|_| !args.paste);
     let listener = match address {

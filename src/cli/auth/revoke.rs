@@ -30,8 +30,7 @@ pub(super) async fn run(config: &Path, args: &Args) -> CommandResult {
         ));
     }
     let revoked = Session::open(config)?
-        .tokens()
-        .await?
+        .tokens()?
         .revoke(&clinic)
         .await
         .map_err(|error| {

@@ -43,16 +43,13 @@ impl Session {
     }
 
     /// The grants, ready to talk to Fullscript.
-    pub(super) async fn tokens(&self) -> Result<Tokens, Failure> {
+    pub(super) fn tokens(&self) -> Result<Tokens, Failure> {
         let clock: SharedClock = Arc::new(SystemClock::start());
         let budget = Budget::beside(
             self.store.clone(),
             Arc::clone(&clock),
             self.config.poll.budget,
         );
-        let budget = budget
-            .await
-            .map_err(|error| Failure::new(Exit::State, error))?;
         Ok(app::tokens(&self.config, &self.store, &clock, budget)?)
     }
 

@@ -8,5 +8,7 @@
 
 mod binary;
 mod flow;
+mod intake;
 mod process;
+mod stepped;
 mod world;

@@ -9,6 +9,7 @@
 mod binary;
 mod flow;
 mod intake;
+mod model;
 mod process;
 mod stepped;
 mod world;

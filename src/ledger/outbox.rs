@@ -329,7 +329,7 @@ fn claim(
                   LEFT JOIN body b ON b.event = d.event
              WHERE d.sink = ?1 AND d.state = 'queued' AND d.ready = 1 AND d.due_at <= ?2
                AND (e.event <= l.released OR e.admitted_at <= ?3)
-             ORDER BY d.due_at, d.delivery LIMIT ?4",
+             ORDER BY d.due_at, e.id, d.delivery LIMIT ?4",
         )?
         .query_map(
             (sink.0, ms(now), ms(now - LONGEST_WAIT_FOR_SWEEP), limit),

@@ -262,7 +262,7 @@ impl Model {
                 d.sink == sink && d.state == DeliveryState::Queued && d.ready && d.due_at <= now
             })
             .collect();
-        due.sort_by_key(|&n| (self.deliveries[n].due_at, n));
+        due.sort_by_key(|&n| (self.deliveries[n].due_at, self.deliveries[n].id, n));
         due.truncate(limit);
         due.sort_by_key(|&n| (created_at(self.deliveries[n].id), self.deliveries[n].id));
         due.into_iter()

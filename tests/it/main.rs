@@ -6,6 +6,7 @@
     reason = "tests wait for real processes with a limit, and look into the database from outside"
 )]
 
+mod bad_input;
 mod binary;
 mod flow;
 mod intake;

@@ -87,6 +87,27 @@ impl Stepped {
         pipeline.tokens.drain().await;
     }
 
+    /// Begins what is due, and stops softly when `happened`.
+    pub(crate) async fn pass_until(
+        &self,
+        what: &str,
+        mut happened: impl AsyncFnMut(&Query) -> bool,
+    ) {
+        let config = self.config();
+        let owner = app::take_ownership(&config).unwrap();
+        let pipeline = app::open(&config, &owner, self.shared()).await.unwrap();
+        let query = pipeline.ledger.query();
+        let life = Lifecycle::begin();
+        let stop = async {
+            until(what, async || happened(&query).await).await;
+            life.soft().cancel();
+        };
+        let run = Arc::clone(&pipeline).run_until_drained(&life, Scope::Everything);
+        tokio::join!(run, stop);
+        life.finish().await;
+        pipeline.tokens.drain().await;
+    }
+
     /// Lets time pass, then does what is due.
     pub(crate) async fn pass_after(&self, wait: Duration) {
         self.clock.advance(wait);
@@ -163,7 +184,7 @@ pub(crate) fn two_clinics(setup: Setup) -> Setup {
 
 /// Waits until something has happened, for a minute at most.
 pub(crate) async fn until(what: &str, mut happened: impl AsyncFnMut() -> bool) {
-    let end = std::time::Instant::now() + Duration::from_secs(60);
+    let end = std::time::Instant::now() + MINUTE;
     while !happened().await {
         assert!(std::time::Instant::now() < end, "never: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;

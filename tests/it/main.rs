@@ -8,9 +8,11 @@
 
 mod bad_input;
 mod binary;
+mod budget;
 mod flow;
 mod intake;
 mod model;
+mod outbox;
 mod process;
 mod stepped;
 mod world;

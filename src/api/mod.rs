@@ -48,7 +48,7 @@ pub enum Trouble {
     #[error("404: there is no such thing")]
     Gone,
     /// 429, or 503 with a `Retry-After`: come again later.
-    #[error("{status}: too many requests")]
+    #[error("the server asks to come later ({status})")]
     Throttled {
         /// The status.
         status: StatusCode,

@@ -157,7 +157,8 @@ impl Ledger {
             .await
     }
 
-    /// Settles claims by their decisions, and the sink's checkpoint with them, in one transaction.
+    /// Settles claims by their decisions, and the sink's checkpoint with them, in one transaction. Once another owner
+    /// has begun its epoch this changes nothing at all, the checkpoint included.
     pub async fn settle(
         &self,
         settlement: &Settlement,
@@ -166,15 +167,21 @@ impl Ledger {
         let settlement = settlement.clone();
         self.store
             .write(move |c| {
+                let newest = c
+                    .prepare_cached("SELECT epoch FROM instance")?
+                    .query_row((), |row| row.get(0).map(Epoch))?;
                 let mut settled = Settled::default();
                 for (claim, decision) in settlement.decided.iter() {
-                    if settle(c, claim, decision, now)? {
+                    if claim.epoch == newest && settle(c, claim, decision, now)? {
                         settled.changed += 1;
                     } else {
                         settled.fenced += 1;
                     }
                 }
-                write_checkpoint(c, settlement.sink, settlement.checkpoint.as_ref())?;
+                // Behind an older checkpoint a sink rolls forward; behind a stale owner's it would miss lines.
+                if settled.fenced == 0 {
+                    write_checkpoint(c, settlement.sink, settlement.checkpoint.as_ref())?;
+                }
                 Ok(settled)
             })
             .await
@@ -322,7 +329,7 @@ fn claim(
                   LEFT JOIN body b ON b.event = d.event
              WHERE d.sink = ?1 AND d.state = 'queued' AND d.ready = 1 AND d.due_at <= ?2
                AND (e.event <= l.released OR e.admitted_at <= ?3)
-             ORDER BY d.due_at, d.delivery LIMIT ?4",
+             ORDER BY d.due_at, e.id, d.delivery LIMIT ?4",
         )?
         .query_map(
             (sink.0, ms(now), ms(now - LONGEST_WAIT_FOR_SWEEP), limit),

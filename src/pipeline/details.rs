@@ -88,8 +88,10 @@ impl Pipeline {
             }
             Err(Trouble::Ledger(error)) => Err(error),
             Err(Trouble::Grant(_)) => Ok(Step::Rest(REST)),
-            Err(Trouble::Throttled { retry_after, .. }) => {
-                Ok(Step::Rest(retry_after.unwrap_or(REST).min(10 * REST)))
+            Err(ref trouble @ Trouble::Throttled { retry_after, .. }) => {
+                let wait = retry_after.unwrap_or(REST).min(10 * REST);
+                tracing::warn!(%clinic, wait_s = wait.as_secs(), "details wait: {trouble}");
+                Ok(Step::Rest(wait))
             }
             Err(trouble @ (Trouble::Gone | Trouble::Contract(_)))
                 if now - owed.reference.created_at > LISTED =>

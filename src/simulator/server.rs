@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::RETRY_AFTER;
+use axum::http::header::{DATE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
+use chrono::{DateTime, Utc};
 use tokio::net::TcpListener;
 
 use super::handle::Handle;
@@ -52,9 +53,14 @@ async fn unrouted() -> Response {
     reply::not_found()
 }
 
-/// Gives every answer an `X-Request-Id`.
+/// Gives every answer an `X-Request-Id`, and a `Date` by the simulator's clock: the server's own would be the
+/// machine's.
 async fn identify(State(handle): State<Handle>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
+    let date = http_date(handle.now());
+    if let Ok(date) = HeaderValue::from_str(&date) {
+        response.headers_mut().insert(DATE, date);
+    }
     let id = handle.world().request_ids.uuid();
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-request-id", id);
@@ -92,13 +98,14 @@ fn over_the_limit(handle: &Handle, wait: Duration) -> Response {
     let value = match options.rate_limit.retry_after {
         RetryAfter::None => return response,
         RetryAfter::Seconds => seconds.to_string(),
-        RetryAfter::Date => {
-            let at = handle.now() + Duration::from_secs(seconds + 1);
-            at.format("%a, %d %b %Y %H:%M:%S GMT").to_string()
-        }
+        RetryAfter::Date => http_date(handle.now() + Duration::from_secs(seconds + 1)),
     };
     if let Ok(value) = HeaderValue::from_str(&value) {
         response.headers_mut().insert(RETRY_AFTER, value);
     }
     response
+}
+
+fn http_date(at: DateTime<Utc>) -> String {
+    at.format("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }

@@ -12,15 +12,21 @@
 )]
 
 mod backfill;
+mod bad_input;
 mod binary;
+mod budget;
 mod canaries;
 mod commands;
 mod demo;
 mod disk;
 mod flow;
 mod grants;
+mod intake;
 mod kills;
+mod model;
 mod oracle;
+mod outbox;
 mod process;
+mod stepped;
 mod systemd;
 mod world;

@@ -1,0 +1,765 @@
+//! The ledger against a model of it that fits in the head: random histories over three events, two sinks and two
+//! lanes, with crashes between any two steps. Three ids, because with many a missing fence slips through.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use fullscript_events::decide::Decision;
+use fullscript_events::domain::{
+    Category, ClinicId, ClinicName, DeliveryId, DeliveryState, EventBody, EventId, EventType, Lane,
+    Reference, SinkName, Sweep,
+};
+use fullscript_events::ledger::{
+    Admitted, Claim, EventFilter, EventKey, Found, LaneId, Ledger, Page, Settlement, SinkId,
+};
+use fullscript_events::sinks::{Checkpoint, Resumed};
+use fullscript_events::store::{Owner, SealKey};
+use proptest::prelude::*;
+use secrecy::SecretBox;
+
+use crate::world::check_invariants;
+
+const IDS: [&str; 3] = ["a", "b", "c"];
+const CLINICS: [&str; 2] = ["oak", "elm"];
+const SINKS: [&str; 2] = ["log", "hook"];
+/// One step of a history; longer than an event waits for the end of its sweep.
+const STEP: TimeDelta = TimeDelta::minutes(1);
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// A page of a sweep; `old` is what the baseline skips.
+    List {
+        page: Listed,
+        baseline: bool,
+    },
+    /// A page of a backfill; `all`: from before the oldest event on.
+    Backfill {
+        page: Listed,
+        all: bool,
+    },
+    /// A page on which an event names another clinic.
+    ListForeign {
+        lane: usize,
+        id: usize,
+    },
+    Fetched(usize),
+    Gone(usize),
+    Claim {
+        sink: usize,
+        limit: usize,
+    },
+    /// Any claim that was ever made and not settled yet, stale ones too.
+    Settle {
+        which: usize,
+        verdict: Verdict,
+    },
+    GiveBack {
+        which: usize,
+    },
+    /// The owner is gone; the next one begins its epoch.
+    Crash,
+    /// A sink finds out what became of its orphans.
+    Resume {
+        sink: usize,
+        fate: Fate,
+    },
+    Resend {
+        sink: usize,
+        id: usize,
+    },
+}
+
+#[derive(Clone, Debug)]
+struct Listed {
+    lane: usize,
+    ids: Vec<usize>,
+    sinks: Vec<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Verdict {
+    Done,
+    Again,
+    AgainMuchLater,
+    Held,
+    Dead,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Shown,
+    NotShown,
+    Held,
+    SentAgain,
+}
+
+fn listed() -> impl Strategy<Value = Listed> {
+    (
+        0..CLINICS.len(),
+        proptest::sample::subsequence(vec![0, 1, 2], 1..=3),
+        proptest::sample::subsequence(vec![0, 1], 0..=2),
+    )
+        .prop_map(|(lane, ids, sinks)| Listed { lane, ids, sinks })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let verdict = prop_oneof![
+        3 => Just(Verdict::Done),
+        2 => Just(Verdict::Again),
+        1 => Just(Verdict::AgainMuchLater),
+        1 => Just(Verdict::Held),
+        1 => Just(Verdict::Dead),
+    ];
+    let fate = prop_oneof![
+        Just(Fate::Shown),
+        Just(Fate::NotShown),
+        Just(Fate::Held),
+        Just(Fate::SentAgain),
+    ];
+    prop_oneof![
+        4 => (listed(), any::<bool>()).prop_map(|(page, baseline)| Op::List { page, baseline }),
+        1 => (listed(), any::<bool>()).prop_map(|(page, all)| Op::Backfill { page, all }),
+        1 => (0..2_usize, 0..3_usize).prop_map(|(lane, id)| Op::ListForeign { lane, id }),
+        4 => (0..3_usize).prop_map(Op::Fetched),
+        1 => (0..3_usize).prop_map(Op::Gone),
+        6 => (0..2_usize, 1..4_usize).prop_map(|(sink, limit)| Op::Claim { sink, limit }),
+        6 => (0..9_usize, verdict).prop_map(|(which, verdict)| Op::Settle { which, verdict }),
+        1 => (0..9_usize).prop_map(|which| Op::GiveBack { which }),
+        2 => Just(Op::Crash),
+        3 => (0..2_usize, fate).prop_map(|(sink, fate)| Op::Resume { sink, fate }),
+        1 => (0..2_usize, 0..3_usize).prop_map(|(sink, id)| Op::Resend { sink, id }),
+    ]
+}
+
+fn start() -> DateTime<Utc> {
+    "2026-03-20T12:00:00Z".parse().unwrap()
+}
+
+/// `b` and `c` tie; only `a` is older than the baseline.
+fn created_at(id: usize) -> DateTime<Utc> {
+    start() - TimeDelta::hours(if id == 0 { 3 } else { 2 })
+}
+
+fn baseline_from() -> DateTime<Utc> {
+    start() - TimeDelta::minutes(150)
+}
+
+fn reference(id: usize) -> Reference {
+    Reference {
+        id: EventId::new(IDS[id]).unwrap(),
+        event_type: EventType::new("patient.created").unwrap(),
+        created_at: created_at(id),
+        clinic_id: None,
+    }
+}
+
+/// What the model knows of an event.
+#[derive(Clone, Debug)]
+struct Event {
+    lane: usize,
+    seen_by: BTreeSet<usize>,
+    skipped: Option<&'static str>,
+    owed: bool,
+    body: bool,
+}
+
+/// What it knows of a delivery; its number is its place in the list, from 1.
+#[derive(Clone, Debug)]
+struct Delivery {
+    id: usize,
+    sink: usize,
+    ordinal: u32,
+    state: DeliveryState,
+    ready: bool,
+    due_at: DateTime<Utc>,
+    attempts: u32,
+    epoch: i64,
+}
+
+impl Delivery {
+    fn is_open(&self) -> bool {
+        !matches!(self.state, DeliveryState::Done | DeliveryState::Skipped)
+    }
+}
+
+#[derive(Default)]
+struct Model {
+    events: BTreeMap<usize, Event>,
+    deliveries: Vec<Delivery>,
+    foreign: BTreeSet<(usize, usize)>,
+}
+
+impl Model {
+    fn of(&mut self, id: usize) -> impl Iterator<Item = &mut Delivery> {
+        self.deliveries.iter_mut().filter(move |d| d.id == id)
+    }
+
+    fn list(
+        &mut self,
+        page: &Listed,
+        wanted: impl Fn(usize) -> bool,
+        even_if_seen: bool,
+    ) -> Admitted {
+        let mut admitted = Admitted::default();
+        for &id in &page.ids {
+            let is_new = !self.events.contains_key(&id);
+            let event = self.events.entry(id).or_insert(Event {
+                lane: page.lane,
+                seen_by: BTreeSet::new(),
+                skipped: None,
+                owed: false,
+                body: false,
+            });
+            let first_sighting = event.seen_by.insert(page.lane);
+            admitted.new += u64::from(is_new);
+            if is_new && !wanted(id) {
+                event.skipped = Some("baseline");
+                admitted.baseline += 1;
+            } else if is_new && page.sinks.is_empty() {
+                event.skipped = Some("unmatched");
+                admitted.unmatched += 1;
+            } else if wanted(id) && (is_new || even_if_seen || first_sighting) {
+                for &sink in &page.sinks {
+                    let had = self.deliveries.iter().any(|d| d.id == id && d.sink == sink);
+                    if !had {
+                        self.issue(id, sink, created_at(id));
+                        admitted.issued += 1;
+                    }
+                }
+            }
+        }
+        admitted
+    }
+
+    fn issue(&mut self, id: usize, sink: usize, due_at: DateTime<Utc>) {
+        let before = self.of(id).filter(|d| d.sink == sink).count();
+        let event = self.events.get_mut(&id).unwrap();
+        event.skipped = None;
+        event.owed = !event.body;
+        self.deliveries.push(Delivery {
+            id,
+            sink,
+            ordinal: u32::try_from(before).unwrap() + 1,
+            state: DeliveryState::Queued,
+            ready: event.body,
+            due_at,
+            attempts: 0,
+            epoch: 0,
+        });
+    }
+
+    fn claim(
+        &mut self,
+        sink: usize,
+        limit: usize,
+        epoch: i64,
+        now: DateTime<Utc>,
+    ) -> Vec<(usize, u32)> {
+        let mut due: Vec<usize> = (0..self.deliveries.len())
+            .filter(|&n| {
+                let d = &self.deliveries[n];
+                d.sink == sink && d.state == DeliveryState::Queued && d.ready && d.due_at <= now
+            })
+            .collect();
+        due.sort_by_key(|&n| (self.deliveries[n].due_at, self.deliveries[n].id, n));
+        due.truncate(limit);
+        due.sort_by_key(|&n| (created_at(self.deliveries[n].id), self.deliveries[n].id));
+        due.into_iter()
+            .map(|n| {
+                let d = &mut self.deliveries[n];
+                d.state = DeliveryState::Claimed;
+                d.attempts += 1;
+                d.epoch = epoch;
+                (n, d.attempts)
+            })
+            .collect()
+    }
+
+    fn is_live(&self, n: usize, attempt: u32, epoch: i64) -> bool {
+        let d = &self.deliveries[n];
+        d.state == DeliveryState::Claimed && d.attempts == attempt && d.epoch == epoch
+    }
+
+    /// Bodies are kept exactly while a delivery is open.
+    fn forget_body(&mut self, id: usize) {
+        let open = self.of(id).any(|d| d.is_open());
+        let event = self.events.get_mut(&id).unwrap();
+        event.body &= open;
+    }
+}
+
+/// A claim that somebody holds, whether or not its owner still lives.
+struct Holding {
+    claim: Claim,
+    place: usize,
+    sink: usize,
+    epoch: i64,
+}
+
+/// The real ledger beside the model.
+struct Bench {
+    directory: tempfile::TempDir,
+    owner: Option<Owner>,
+    ledger: Option<Ledger>,
+    lanes: Vec<LaneId>,
+    sinks: Vec<SinkId>,
+    model: Model,
+    held: Vec<Holding>,
+    now: DateTime<Utc>,
+    checkpoint: Option<String>,
+}
+
+impl Bench {
+    async fn begin() -> Self {
+        let mut bench = Self {
+            directory: tempfile::tempdir().unwrap(),
+            owner: None,
+            ledger: None,
+            lanes: Vec::new(),
+            sinks: Vec::new(),
+            model: Model::default(),
+            held: Vec::new(),
+            now: start(),
+            checkpoint: None,
+        };
+        bench.take_over().await;
+        bench
+    }
+
+    /// A new owner, as after a crash.
+    async fn take_over(&mut self) {
+        self.ledger = None;
+        self.owner = None;
+        let key = SealKey::new(SecretBox::new(Box::new([15; 32])));
+        let owner = Owner::take(self.directory.path(), "app", &key).unwrap();
+        let ledger = Ledger::new(owner.store().clone(), owner.epoch());
+        let lanes = CLINICS.map(|clinic| Lane {
+            clinic: ClinicName::new(clinic).unwrap(),
+            category: Category::new("patients").unwrap(),
+        });
+        self.lanes = ledger.enrol_lanes(lanes.to_vec()).await.unwrap();
+        let names = SINKS.map(|name| SinkName::new(name).unwrap());
+        let sinks = ledger.enrol_sinks(names.to_vec()).await.unwrap();
+        self.sinks = names.iter().map(|name| sinks[name]).collect();
+        self.ledger = Some(ledger);
+        self.owner = Some(owner);
+    }
+
+    fn ledger(&self) -> Ledger {
+        self.ledger.clone().unwrap()
+    }
+
+    fn epoch(&self) -> i64 {
+        self.owner.as_ref().unwrap().epoch().0
+    }
+
+    async fn admit(&self, page: &Listed, found: Found) -> Admitted {
+        let sinks: Vec<SinkId> = page.sinks.iter().map(|&sink| self.sinks[sink]).collect();
+        // Newest first, as the vendor lists.
+        let events = page
+            .ids
+            .iter()
+            .rev()
+            .map(|&id| (reference(id), sinks.clone()));
+        let page = Page {
+            lane: self.lanes[page.lane],
+            found,
+            events: events.collect(),
+            foreign: Vec::new(),
+            now: self.now,
+        };
+        self.ledger().admit(page).await.unwrap()
+    }
+
+    /// The number of an event whose detail is owed.
+    async fn owed(&self, id: usize) -> Option<EventKey> {
+        let far = self.now + TimeDelta::days(9);
+        for clinic in CLINICS {
+            let clinic = ClinicName::new(clinic).unwrap();
+            let owed = self.ledger().owed(&clinic, far, 9).await.unwrap();
+            let found = owed
+                .iter()
+                .find(|owed| owed.reference.id.as_str() == IDS[id]);
+            if let Some(found) = found {
+                return Some(found.event);
+            }
+        }
+        None
+    }
+
+    async fn apply(&mut self, op: Op) {
+        self.now += STEP;
+        match op {
+            Op::List { page, baseline } => {
+                let found = Found::BySweep {
+                    sweep: Sweep::Fast,
+                    progress: None,
+                    issue_from: baseline.then(baseline_from),
+                    late_before: None,
+                };
+                let expected = self.model.list(&page, |id| !baseline || id > 0, false);
+                assert_eq!(self.admit(&page, found).await, expected);
+            }
+            Op::Backfill { page, all } => {
+                let since = if all { created_at(0) } else { baseline_from() };
+                let found = Found::ByJob {
+                    job: 1,
+                    reached: created_at(0),
+                    since,
+                    until: None,
+                };
+                let expected = self.model.list(&page, |id| all || id > 0, true);
+                assert_eq!(self.admit(&page, found).await, expected);
+            }
+            Op::ListForeign { lane, id } => self.list_foreign(lane, id).await,
+            Op::Fetched(id) => {
+                if let Some(event) = self.owed(id).await {
+                    let body = EventBody::from_json(format!("{{\"id\":\"{}\"}}", IDS[id]));
+                    self.ledger().fetched(event, &body).await.unwrap();
+                    let known = self.model.events.get_mut(&id).unwrap();
+                    (known.owed, known.body) = (false, true);
+                    self.model
+                        .of(id)
+                        .filter(|d| d.state == DeliveryState::Queued)
+                        .for_each(|d| d.ready = true);
+                }
+            }
+            Op::Gone(id) => {
+                if let Some(event) = self.owed(id).await {
+                    let ledger = self.ledger();
+                    ledger.fetch_gone(event, "gone", self.now).await.unwrap();
+                    self.model.events.get_mut(&id).unwrap().owed = false;
+                    self.model
+                        .of(id)
+                        .filter(|d| d.state == DeliveryState::Queued)
+                        .for_each(|d| d.state = DeliveryState::Skipped);
+                }
+            }
+            Op::Claim { sink, limit } => self.claim(sink, limit).await,
+            Op::Settle { which, verdict } => self.settle(which, verdict).await,
+            Op::GiveBack { which } => self.give_back(which).await,
+            Op::Crash => self.take_over().await,
+            Op::Resume { sink, fate } => self.resume(sink, fate).await,
+            Op::Resend { sink, id } => self.resend(sink, id).await,
+        }
+    }
+
+    async fn list_foreign(&mut self, lane: usize, id: usize) {
+        let foreign = Reference {
+            clinic_id: Some(ClinicId::new("another").unwrap()),
+            ..reference(id)
+        };
+        let page = Page {
+            lane: self.lanes[lane],
+            found: Found::BySweep {
+                sweep: Sweep::Fast,
+                progress: None,
+                issue_from: None,
+                late_before: None,
+            },
+            events: Vec::new(),
+            foreign: vec![foreign],
+            now: self.now,
+        };
+        let expected = Admitted {
+            foreign: u64::from(self.model.foreign.insert((lane, id))),
+            ..Admitted::default()
+        };
+        assert_eq!(self.ledger().admit(page).await.unwrap(), expected);
+    }
+
+    async fn claim(&mut self, sink: usize, limit: usize) {
+        let epoch = self.epoch();
+        let expected = self.model.claim(sink, limit, epoch, self.now);
+        let ledger = self.ledger();
+        let claimed = ledger.claim(self.sinks[sink], limit, self.now).await;
+        let claims = claimed.unwrap();
+        let found: Vec<(usize, u32)> = claims
+            .iter()
+            .map(|claim| (place(claim.parcel.delivery), claim.parcel.attempt))
+            .collect();
+        assert_eq!(found, expected);
+        for claim in claims {
+            let place = place(claim.parcel.delivery);
+            let id = IDS[self.model.deliveries[place].id];
+            assert_eq!(claim.parcel.event.as_str(), id);
+            assert_eq!(claim.parcel.body.as_json(), format!("{{\"id\":\"{id}\"}}"));
+            self.held.push(Holding {
+                claim,
+                place,
+                sink,
+                epoch,
+            });
+        }
+    }
+
+    async fn settle(&mut self, which: usize, verdict: Verdict) {
+        let Some(Holding {
+            claim,
+            place,
+            sink,
+            epoch,
+        }) = self.take_held(which)
+        else {
+            return;
+        };
+        let live = epoch == self.epoch() && self.model.is_live(place, claim.parcel.attempt, epoch);
+        let reason = || "a reason".to_owned();
+        let (decision, state) = match verdict {
+            Verdict::Done => (Decision::Done, DeliveryState::Done),
+            Verdict::Again | Verdict::AgainMuchLater => {
+                let wait = if matches!(verdict, Verdict::Again) {
+                    0
+                } else {
+                    20
+                };
+                let decision = Decision::Again {
+                    at: self.now + STEP * wait,
+                    refusals: 1,
+                    reason: reason(),
+                };
+                (decision, DeliveryState::Queued)
+            }
+            Verdict::Held => (Decision::Held { reason: reason() }, DeliveryState::Held),
+            Verdict::Dead => (Decision::Dead { reason: reason() }, DeliveryState::Dead),
+        };
+        let due_at = match &decision {
+            Decision::Again { at, .. } => Some(*at),
+            Decision::Done | Decision::Held { .. } | Decision::Dead { .. } => None,
+        };
+        let mark = format!("settled at {}", self.now);
+        let checkpoint = Some(Checkpoint(mark.clone()));
+        let settlement = Settlement::new(self.sinks[sink], vec![(claim, decision)], checkpoint);
+        // Offered twice, as after a write of which nobody knows whether it was made.
+        let settled = self.ledger().settle(&settlement, self.now).await.unwrap();
+        assert_eq!(settled.changed, usize::from(live));
+        assert_eq!(settled.fenced, usize::from(!live));
+        let again = self.ledger().settle(&settlement, self.now).await.unwrap();
+        assert_eq!(again.changed, 0);
+        if live {
+            let delivery = &mut self.model.deliveries[place];
+            delivery.state = state;
+            delivery.due_at = due_at.unwrap_or(delivery.due_at);
+            let id = delivery.id;
+            self.model.forget_body(id);
+            if sink == 0 {
+                self.checkpoint = Some(mark);
+            }
+        }
+    }
+
+    async fn give_back(&mut self, which: usize) {
+        let Some(held) = self.take_held(which) else {
+            return;
+        };
+        let attempt = held.claim.parcel.attempt;
+        let live = self.model.is_live(held.place, attempt, held.epoch);
+        // Of an earlier owner nobody is left who could: its process has ended.
+        if held.epoch == self.epoch() {
+            self.ledger().give_back(vec![held.claim]).await.unwrap();
+            if live {
+                let delivery = &mut self.model.deliveries[held.place];
+                delivery.state = DeliveryState::Queued;
+                delivery.attempts -= 1;
+            }
+        }
+    }
+
+    fn take_held(&mut self, which: usize) -> Option<Holding> {
+        (!self.held.is_empty()).then(|| self.held.remove(which % self.held.len()))
+    }
+
+    async fn resume(&mut self, sink: usize, fate: Fate) {
+        let (_, orphans) = self.ledger().orphans(self.sinks[sink]).await.unwrap();
+        let found: Vec<usize> = orphans.iter().map(|o| place(o.delivery)).collect();
+        let expected: Vec<usize> = (0..self.model.deliveries.len())
+            .filter(|&n| {
+                let d = &self.model.deliveries[n];
+                d.sink == sink && d.state == DeliveryState::Claimed
+            })
+            .collect();
+        assert_eq!(found, expected);
+        let all: Vec<DeliveryId> = orphans.into_iter().map(|o| o.delivery).collect();
+        let none = Vec::new;
+        let (adopted, absent, doubtful, state) = match fate {
+            Fate::Shown => (all, none(), none(), DeliveryState::Done),
+            Fate::NotShown => (none(), all, none(), DeliveryState::Queued),
+            Fate::Held => (none(), none(), all, DeliveryState::Held),
+            Fate::SentAgain => (none(), none(), all, DeliveryState::Queued),
+        };
+        let resumed = Resumed {
+            adopted,
+            absent,
+            doubtful,
+            checkpoint: None,
+        };
+        self.ledger()
+            .settle_orphans(self.sinks[sink], resumed, state, self.now)
+            .await
+            .unwrap();
+        for n in expected {
+            self.model.deliveries[n].state = state;
+            let id = self.model.deliveries[n].id;
+            self.model.forget_body(id);
+        }
+    }
+
+    async fn resend(&mut self, sink: usize, id: usize) {
+        let query = self.ledger().query();
+        let issued = query
+            .resend(IDS[id].to_owned(), SINKS[sink].to_owned(), self.now)
+            .await
+            .unwrap();
+        let had: Vec<DeliveryState> = self
+            .model
+            .of(id)
+            .filter(|d| d.sink == sink)
+            .map(|d| d.state)
+            .collect();
+        let on_its_way =
+            |state: &DeliveryState| matches!(state, DeliveryState::Queued | DeliveryState::Claimed);
+        if had.is_empty() || had.iter().any(on_its_way) {
+            assert_eq!(issued, None);
+        } else {
+            self.model.issue(id, sink, self.now);
+            assert_eq!(issued.map(place), Some(self.model.deliveries.len() - 1));
+        }
+    }
+
+    /// Everything that can be asked says what the model says.
+    async fn compare(&mut self) {
+        let query = self.ledger().query();
+        let filter = EventFilter {
+            limit: 9,
+            ..EventFilter::default()
+        };
+        let mut rows = query.events(filter).await.unwrap();
+        rows.sort_by(|a, b| a.id.cmp(&b.id));
+        let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+        let known: Vec<&str> = self.model.events.keys().map(|&id| IDS[id]).collect();
+        assert_eq!(ids, known);
+        let mut issued = 0;
+        for (row, (&id, event)) in rows.iter().zip(&self.model.events) {
+            assert_eq!(row.skipped.as_deref(), event.skipped);
+            assert_eq!(row.clinic, CLINICS[event.lane]);
+            issued += row.deliveries.len();
+            for found in &row.deliveries {
+                let expected = &self.model.deliveries[place(found.delivery)];
+                assert_eq!(expected.id, id);
+                assert_eq!(found.sink, SINKS[expected.sink]);
+                assert_eq!(found.ordinal, expected.ordinal);
+                assert_eq!(found.state, expected.state);
+                assert_eq!(found.attempts, expected.attempts);
+                assert_eq!(found.due_at, expected.due_at);
+            }
+        }
+        assert_eq!(issued, self.model.deliveries.len());
+        let sinks = query.sinks().await.unwrap();
+        let counted: u64 = sinks.iter().flat_map(|sink| sink.counts).sum();
+        assert_eq!(counted, issued as u64, "issued is the sum of all states");
+        for (id, name) in IDS.iter().enumerate() {
+            let owed = self.owed(id).await.is_some();
+            let expected = self.model.events.get(&id).is_some_and(|event| event.owed);
+            assert_eq!(owed, expected, "{name} is owed");
+        }
+        let (checkpoint, _) = self.ledger().orphans(self.sinks[0]).await.unwrap();
+        assert_eq!(checkpoint.map(|c| c.0), self.checkpoint);
+        let path = self.directory.path().join("ledger.sqlite3");
+        check_invariants(&path);
+        self.compare_bodies(&path);
+    }
+
+    fn compare_bodies(&self, path: &Path) {
+        let c = rusqlite::Connection::open(path).unwrap();
+        let mut bodies = c
+            .prepare("SELECT id FROM body JOIN event USING (event) ORDER BY id")
+            .unwrap();
+        let bodies: Vec<String> = bodies
+            .query_map((), |row| row.get(0))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        let kept = self.model.events.iter().filter(|(_, event)| event.body);
+        let kept: Vec<&str> = kept.map(|(&id, _)| IDS[id]).collect();
+        assert_eq!(bodies, kept);
+    }
+}
+
+/// Where the model keeps a delivery.
+fn place(delivery: DeliveryId) -> usize {
+    usize::try_from(delivery.0).unwrap() - 1
+}
+
+/// Every event is listed for both sinks and its body is here.
+fn everything_is_ready() -> Vec<Op> {
+    let page = Listed {
+        lane: 0,
+        ids: vec![0, 1, 2],
+        sinks: vec![0, 1],
+    };
+    let list = Op::List {
+        page,
+        baseline: false,
+    };
+    std::iter::once(list)
+        .chain((0..IDS.len()).map(Op::Fetched))
+        .collect()
+}
+
+fn replay(ops: impl IntoIterator<Item = Op>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut bench = Bench::begin().await;
+        for op in ops {
+            bench.apply(op).await;
+            bench.compare().await;
+        }
+    });
+}
+
+#[test]
+fn only_the_newest_claim_of_the_living_owner_may_settle() {
+    let claim = || Op::Claim { sink: 0, limit: 1 };
+    let settle = || Op::Settle {
+        which: 0,
+        verdict: Verdict::Done,
+    };
+    let not_shown = || Op::Resume {
+        sink: 0,
+        fate: Fate::NotShown,
+    };
+    for since_the_claim in [
+        vec![Op::Crash],
+        vec![not_shown()],
+        vec![not_shown(), claim()],
+        vec![Op::Crash, not_shown()],
+        vec![Op::Crash, not_shown(), claim()],
+    ] {
+        let mut history = everything_is_ready();
+        history.push(claim());
+        history.extend(since_the_claim);
+        // The oldest claim first: whether it may settle, the model says.
+        history.extend([settle(), settle()]);
+        replay(history);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 32,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn every_history_leaves_the_ledger_as_the_model_says(
+        ready in any::<bool>(),
+        ops in prop::collection::vec(op(), 1..60),
+    ) {
+        let before = if ready { everything_is_ready() } else { Vec::new() };
+        replay(before.into_iter().chain(ops));
+    }
+}

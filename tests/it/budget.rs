@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fullscript_events::api::budget::Budget;
 use fullscript_events::app;
 use fullscript_events::clock::{SharedClock, SystemClock};
 use fullscript_events::domain::{ClinicId, ClinicName};
@@ -55,7 +56,12 @@ async fn log_in_offline(world: &World) {
     let config = world.config();
     let owner = app::take_ownership(&config).unwrap();
     let clock: SharedClock = Arc::new(SystemClock::start());
-    let (tokens, _) = app::tokens(&config, owner.store(), &clock).await.unwrap();
+    let budget = Budget::beside(
+        owner.store().clone(),
+        Arc::clone(&clock),
+        config.poll.budget,
+    );
+    let tokens = app::tokens(&config, owner.store(), &clock, budget).unwrap();
     for clinic in &world.clinics {
         let name = ClinicName::new(&clinic.name).unwrap();
         let id = ClinicId::new(&clinic.clinic_id).unwrap();

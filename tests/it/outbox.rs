@@ -9,7 +9,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use fullscript_events::domain::DeliveryState;
-use fullscript_events::ledger::DeliveryRow;
+use fullscript_events::ledger::{DeliveryRow, Resend};
+
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -196,9 +197,12 @@ async fn a_dead_delivery_is_sent_again_as_a_new_one_when_a_person_says_so() {
             .ask(async |query| query.resend(id, sink, now).await.unwrap())
             .await
     };
-    assert!(resend("hook").await.is_some());
-    assert_eq!(resend("hook").await, None, "it is on its way already");
-    assert_eq!(resend("nobody").await, None);
+    assert!(matches!(resend("hook").await, Resend::Issued(_)));
+    assert!(
+        matches!(resend("hook").await, Resend::Open(_)),
+        "it is on its way already"
+    );
+    assert_eq!(resend("nobody").await, Resend::NoSuchSink);
     world.pass().await;
     let deliveries = world.event(&id).await.unwrap().deliveries;
     let to_hook = deliveries.iter().filter(|d| d.sink == "hook");

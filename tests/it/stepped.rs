@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use fullscript_events::api::budget::Budget;
 use fullscript_events::app;
 use fullscript_events::clock::{Clock as _, ManualClock, SharedClock};
 use fullscript_events::domain::ClinicName;
@@ -54,9 +55,8 @@ impl Stepped {
     async fn log_in_all(&self) {
         let config = self.config();
         let owner = app::take_ownership(&config).unwrap();
-        let (tokens, _) = app::tokens(&config, owner.store(), &self.shared())
-            .await
-            .unwrap();
+        let budget = Budget::beside(owner.store().clone(), self.shared(), config.poll.budget);
+        let tokens = app::tokens(&config, owner.store(), &self.shared(), budget).unwrap();
         for clinic in &self.clinics {
             let name = ClinicName::new(&clinic.name).unwrap();
             let refresh = self.vendor.grant(&clinic.clinic_id).unwrap();

@@ -203,9 +203,10 @@ impl Api {
 
 /// A ledger that cannot be written is not the grant's trouble: the clinic need not wait for its grant.
 fn without_token(error: TokenError) -> Trouble {
-    match error {
-        TokenError::Ledger(unavailable) => Trouble::Ledger(unavailable),
-        grant => Trouble::Grant(grant),
+    if let TokenError::Ledger(unavailable) = error {
+        Trouble::Ledger(unavailable)
+    } else {
+        Trouble::Grant(error)
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::world::World;
 
 /// The longest that any of this may take before a test fails.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 /// Where the binary looks for the crash point at which it is to die (`src/crash.rs`).
 const CRASH_AT: &str = "FULLSCRIPT_EVENTS_CRASH_AT";
 
@@ -126,7 +126,7 @@ impl Running {
                         return line;
                     }
                 }
-                Err(_) => panic!(
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => panic!(
                     "it never said {words:?}; it said:\n{}",
                     self.said.join("\n")
                 ),

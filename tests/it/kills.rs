@@ -107,9 +107,7 @@ fn whole_lines(world: &World) -> Vec<u8> {
 
 fn drain(world: &World, made: &[String]) {
     let mut daemon: Running = world.daemon();
-    daemon.let_run_until(DRAINED_WITHIN, || {
-        world.is_drained(made, &world.ledger_path())
-    });
+    daemon.let_run_until(DRAINED_WITHIN, || world.is_drained(made));
     assert!(daemon.stop().success());
     let once = world.run(&["run", "--once"]);
     assert!(

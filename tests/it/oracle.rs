@@ -89,8 +89,8 @@ impl World {
     }
 
     /// Whether the ledger knows each of these events, and has nothing left to fetch or to deliver.
-    pub(crate) fn is_drained(&self, made: &[String], ledger: &Path) -> bool {
-        let c = rusqlite::Connection::open(ledger).unwrap();
+    pub(crate) fn is_drained(&self, made: &[String]) -> bool {
+        let c = rusqlite::Connection::open(self.ledger_path()).unwrap();
         let mut known = c.prepare("SELECT 1 FROM event WHERE id = ?1").unwrap();
         let open = "SELECT (SELECT count(*) FROM delivery WHERE state NOT IN ('done', 'skipped'))
                          + (SELECT count(*) FROM event WHERE fetch_at IS NOT NULL)";

@@ -126,7 +126,7 @@ impl Running {
                         return line;
                     }
                 }
-                Err(_) => panic!(
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => panic!(
                     "it never said {words:?}; it said:\n{}",
                     self.said.join("\n")
                 ),

@@ -123,6 +123,12 @@ impl Haystack {
     }
 }
 
+impl Haystack {
+    fn holds_any(&self, needles: &[String]) -> bool {
+        needles.iter().any(|needle| self.text.contains(needle))
+    }
+}
+
 #[derive(Default)]
 struct Haystacks(Vec<Haystack>);
 
@@ -297,17 +303,30 @@ async fn no_secret_and_no_patient_is_found_where_none_may_be() {
 
     // What is looked for was really there to be leaked: shown by the sink that may, and kept for the one that is down.
     let shown: Vec<String> = world.shown().iter().map(id_of).collect();
-    assert!(shown.len() >= 40 && runs >= 40, "{} {runs}", shown.len());
+    assert!(shown.len() >= 20 && runs >= 20, "{} {runs}", shown.len());
     let patients: BTreeSet<String> = shown
         .iter()
         .flat_map(|id| canaries_of_event(&world, id))
         .collect();
     let lawful = fs::read_to_string(world.log_path()).unwrap();
     assert!(patients.len() > 100 && patients.iter().all(|canary| lawful.contains(canary)));
-    assert!(bodies_kept(&world) >= 40);
+    assert!(bodies_kept(&world) >= 20);
     assert!(tap.tokens().len() >= 12);
-    // And what is searched is what was written: it holds what it may hold.
-    assert!(hay.find(&shown[0]).is_some() && hay.find("no_such_error").is_none());
+    // And what is searched is what was written: the log and the state files hold the ids that they may hold.
+    for place in [
+        "log (text)",
+        "log (json)",
+        "ledger.sqlite3",
+        "-wal",
+        "-shm",
+        "cmdline",
+    ] {
+        assert!(hay.0.iter().any(|hay| hay.name.contains(place)), "{place}");
+    }
+    for place in ["log (json)", "at the end, ", "exec"] {
+        let is_there = |hay: &Haystack| hay.name.contains(place) && hay.holds_any(&shown);
+        assert!(hay.0.iter().any(is_there), "{place}");
+    }
 
     let mut canaries = patients;
     canaries.extend(world.vendor.all_events().iter().flat_map(|event| {

@@ -139,8 +139,8 @@ fn watch(daemon: &mut Running) {
 fn wait_until_shown(world: &World, daemon: &mut Running) {
     let made = world.made_ids().len();
     daemon.let_run_until(2 * LIMIT, || {
-        let shown = fs::read(world.log_path()).unwrap_or_default();
-        shown.iter().filter(|byte| **byte == b'\n').count() >= made
+        let shown = fs::read_to_string(world.log_path()).unwrap_or_default();
+        shown.matches('\n').count() >= made
     });
 }
 

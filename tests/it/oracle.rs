@@ -87,16 +87,16 @@ impl World {
         let settled: BTreeMap<_, _> = settled.into_iter().map(|(d, (id, _))| (d, id)).collect();
         assert_eq!(settled, shown);
     }
-}
 
-/// Whether the ledger knows each of these events, and has nothing left to fetch or to deliver.
-pub(crate) fn is_drained(made: &[String], ledger: &Path) -> bool {
-    let c = rusqlite::Connection::open(ledger).unwrap();
-    let mut known = c.prepare("SELECT 1 FROM event WHERE id = ?1").unwrap();
-    let open = "SELECT (SELECT count(*) FROM delivery WHERE state NOT IN ('done', 'skipped'))
-                     + (SELECT count(*) FROM event WHERE fetch_at IS NOT NULL)";
-    c.query_row(open, (), |row| row.get::<_, i64>(0)).unwrap() == 0
-        && made.iter().all(|id| known.exists([id]).unwrap())
+    /// Whether the ledger knows each of these events, and has nothing left to fetch or to deliver.
+    pub(crate) fn is_drained(&self, made: &[String]) -> bool {
+        let c = rusqlite::Connection::open(self.ledger_path()).unwrap();
+        let mut known = c.prepare("SELECT 1 FROM event WHERE id = ?1").unwrap();
+        let open = "SELECT (SELECT count(*) FROM delivery WHERE state NOT IN ('done', 'skipped'))
+                         + (SELECT count(*) FROM event WHERE fetch_at IS NOT NULL)";
+        c.query_row(open, (), |row| row.get::<_, i64>(0)).unwrap() == 0
+            && made.iter().all(|id| known.exists([id]).unwrap())
+    }
 }
 
 /// Every delivery of a sink, by its number: the event's id and the delivery's state.

@@ -1,6 +1,7 @@
 //! A world: the simulated vendor, a state directory, a configuration, and a file sink to look at. Dropping it checks
 //! what must always hold.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -106,13 +107,15 @@ impl World {
             setup.poll,
         );
         for name in &setup.clinics {
-            text += &format!("[[clinics]]\nname = {name:?}\n\n");
+            writeln!(text, "[[clinics]]\nname = {name:?}\n").unwrap();
         }
         if setup.file_sink {
-            text += &format!(
-                "[[sinks]]\nname = \"log\"\nkind = \"file\"\nclinics = [\"*\"]\npath = {:?}\n\n",
+            writeln!(
+                text,
+                "[[sinks]]\nname = \"log\"\nkind = \"file\"\nclinics = [\"*\"]\npath = {:?}\n",
                 self.log_path()
-            );
+            )
+            .unwrap();
         }
         text += &setup.more;
         fs::write(self.config_path(), text).unwrap();

@@ -8,15 +8,8 @@
     clippy::print_stderr,
     clippy::unnecessary_debug_formatting,
     clippy::unwrap_used,
-    reason = "tests wait for real processes with a limit, write configurations, and look into the database from outside"
-)]
-#![allow(
-    clippy::print_stderr,
-    reason = "a run says its seed, its figures, and what it had to skip"
-)]
-#![allow(
-    clippy::unnecessary_debug_formatting,
-    reason = "the Debug form of a path is its quoted form in TOML and in shell"
+    reason = "tests wait for real processes with a limit, write configurations, say what they skip, and look into the \
+              database from outside"
 )]
 
 mod backfill;

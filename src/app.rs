@@ -47,11 +47,6 @@ pub enum StartError {
     Http(#[from] BuildError),
 }
 
-/// What names the app that a state directory is bound to.
-pub fn app_name(config: &Config) -> String {
-    format!("{} {}", config.app.api_base, config.app.client_id)
-}
-
 /// Every lane of the configuration.
 pub fn lanes(config: &Config) -> Vec<Lane> {
     let lanes = config.clinics.iter().flat_map(|clinic| {
@@ -78,34 +73,34 @@ pub fn seal_key(config: &Config) -> Result<SealKey, StartError> {
 /// Opens an existing ledger beside its owner.
 pub fn open_store(config: &Config) -> Result<Store, StartError> {
     let key = seal_key(config)?;
-    let store = Store::open_existing(&config.state.directory, &app_name(config), &key)?;
+    let store = Store::open_existing(&config.state.directory, &config.app.identity(), &key)?;
     Ok(store)
 }
 
 /// Takes the state directory.
 pub fn take_ownership(config: &Config) -> Result<Owner, StartError> {
     let key = seal_key(config)?;
-    let owner = Owner::take(&config.state.directory, &app_name(config), &key)?;
+    let owner = Owner::take(&config.state.directory, &config.app.identity(), &key)?;
     Ok(owner)
 }
 
 /// The grants, for whoever has a store.
-pub async fn tokens(
+pub fn tokens(
     config: &Config,
     store: &Store,
     clock: &SharedClock,
-) -> Result<(Tokens, Budget), StartError> {
+    budget: Budget,
+) -> Result<Tokens, StartError> {
     let client_secret = secret("app.client_secret", config.app.client_secret.read())?;
-    let budget = Budget::open(store.clone(), Arc::clone(clock), config.poll.budget).await?;
     let tokens = Tokens::new(
         store.clone(),
         Arc::clone(clock),
         &config.app,
         &config.http,
         client_secret,
-        budget.clone(),
+        budget,
     )?;
-    Ok((tokens, budget))
+    Ok(tokens)
 }
 
 /// Opens everything else, for the owner of the state directory.
@@ -115,7 +110,9 @@ pub async fn open(
     clock: SharedClock,
 ) -> Result<Arc<Pipeline>, StartError> {
     let ledger = Ledger::new(owner.store().clone(), owner.epoch());
-    let (tokens, budget) = tokens(config, owner.store(), &clock).await?;
+    let settings = config.poll.budget;
+    let budget = Budget::open(owner.store().clone(), Arc::clone(&clock), settings).await?;
+    let tokens = tokens(config, owner.store(), &clock, budget.clone())?;
     let names = config.sinks.iter().map(|sink| sink.name.clone());
     let ids = ledger.enrol_sinks(names.collect()).await?;
     let mut sinks = Vec::with_capacity(config.sinks.len());

@@ -62,14 +62,33 @@ struct Block {
 }
 
 impl Budget {
-    /// Takes up the budget where the last owner left it.
+    /// Takes up the budget where the last owner left it: what that one had open counts as spent now, because when it
+    /// spent the last of it is unknown.
     pub async fn open(
         store: Store,
         clock: SharedClock,
         settings: config::Budget,
     ) -> Result<Self, Unavailable> {
         let now = clock.now();
-        let leases = store.write(move |c| take_over(c, now)).await?;
+        let closed = store.write(move |c| {
+            c.execute(
+                "UPDATE lease SET closed_at = ?1 WHERE closed_at IS NULL",
+                [now.timestamp_millis()],
+            )
+        });
+        closed.await?;
+        Self::beside(store, clock, settings).await
+    }
+
+    /// The budget of a command beside the owner: it sees what the owner has leased, and its own few requests come out
+    /// of the reserve.
+    pub async fn beside(
+        store: Store,
+        clock: SharedClock,
+        settings: config::Budget,
+    ) -> Result<Self, Unavailable> {
+        let now = clock.now();
+        let leases = store.read(move |c| leases(c, now)).await?;
         let mut window = Window::new(settings);
         for (share, permits, closed_at) in leases {
             let age = (now - closed_at).to_std().unwrap_or_default();
@@ -154,25 +173,24 @@ impl Inner {
     }
 }
 
-/// Closes what a dead owner left open, at `now`: when it spent the last of it is unknown. Gives all leases.
-fn take_over(
+/// All leases; one that is open counts from `now`.
+fn leases(
     connection: &Connection,
     now: DateTime<Utc>,
 ) -> rusqlite::Result<Vec<(Share, u32, DateTime<Utc>)>> {
-    connection.execute(
-        "UPDATE lease SET closed_at = ?1 WHERE closed_at IS NULL",
-        [now.timestamp_millis()],
-    )?;
     connection
-        .prepare("SELECT share, permits, closed_at FROM lease ORDER BY closed_at")?
+        .prepare(
+            "SELECT share, permits, closed_at FROM lease ORDER BY closed_at IS NULL, closed_at",
+        )?
         .query_map((), |row| {
             let share = if row.get_ref(0)?.as_str()? == Share::Backfill.as_str() {
                 Share::Backfill
             } else {
                 Share::Polling
             };
-            let closed_at = DateTime::from_timestamp_millis(row.get(2)?).unwrap_or(now);
-            Ok((share, row.get(1)?, closed_at))
+            let closed_at: Option<i64> = row.get(2)?;
+            let closed_at = closed_at.and_then(DateTime::from_timestamp_millis);
+            Ok((share, row.get(1)?, closed_at.unwrap_or(now)))
         })?
         .collect()
 }

@@ -152,7 +152,7 @@ pub fn main() -> ExitCode {
     observe::start_log(cli.log_level, cli.log_format);
     let result = match cli.command {
         Command::Run(args) => run::run(&cli.config, &args),
-        Command::Backfill(args) => backfill::run(&cli.config, args),
+        Command::Backfill(args) => backfill::run(&cli.config, &args),
         Command::Config(args) => config::run(&cli.config, args),
         Command::Auth(args) => auth::run(&cli.config, args),
         Command::Simulate(args) => simulate::run(args),

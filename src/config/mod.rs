@@ -82,6 +82,13 @@ pub struct App {
     pub redirect_uri: Url,
 }
 
+impl App {
+    /// What a state directory is bound to: the servers and the app there.
+    pub fn identity(&self) -> String {
+        format!("{} {}", self.api_base, self.client_id)
+    }
+}
+
 /// `[state]`.
 #[derive(Clone, Debug)]
 pub struct State {
@@ -117,7 +124,7 @@ pub struct Poll {
     pub categories: Vec<Category>,
     /// The request budget that all clinics share.
     pub budget: Budget,
-    /// Requests in flight at once, over all clinics.
+    /// Requests of one clinic in flight at once. Per clinic, so that one whose server hangs takes nobody else's place.
     pub concurrency: usize,
 }
 

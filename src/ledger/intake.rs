@@ -311,7 +311,8 @@ fn record_progress(c: &Connection, page: &Page, admitted: &Admitted) -> rusqlite
         }
         Found::ByJob { job, reached, .. } => {
             c.prepare_cached(
-                "UPDATE job_lane SET reached = ?1, listed = listed + ?2, issued = issued + ?3 WHERE job = ?4 AND lane = ?5",
+                "UPDATE job_lane SET reached = ?1, listed = listed + ?2, issued = issued + ?3, failures = 0, trouble = NULL
+                 WHERE job = ?4 AND lane = ?5",
             )?
             .execute((
                 ms(reached),

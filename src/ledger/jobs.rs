@@ -1,25 +1,32 @@
 //! Backfill jobs: asked for by anybody, durable, carried out lane by lane by the owner, resumable at any page.
 
-use chrono::{DateTime, Utc};
-use rusqlite::Connection;
+use chrono::{DateTime, TimeDelta, Utc};
+use rusqlite::{Connection, OptionalExtension};
 
 use super::{LaneId, Ledger, Query, at, damaged, ms};
-use crate::domain::{Category, ClinicName, Lane, SinkName};
+use crate::domain::{Category, ClinicName, DeliveryState, Lane, SinkName};
 use crate::store::Unavailable;
 
-/// What somebody asks for. Absent filters mean all.
+/// What somebody asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobRequest {
     /// Events created before this are left alone.
     pub since: DateTime<Utc>,
     /// Events created at or after this are left alone.
     pub until: Option<DateTime<Utc>>,
-    /// This clinic only.
-    pub clinic: Option<ClinicName>,
-    /// This category only.
-    pub category: Option<Category>,
-    /// This sink only.
+    /// This sink only; absent: every sink that wants the event.
     pub sink: Option<SinkName>,
+    /// What is listed for it.
+    pub lanes: Vec<Lane>,
+}
+
+/// A job that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// It is new.
+    New(i64),
+    /// The same was asked for within a day and is not done yet: it goes on.
+    Resumed(i64),
 }
 
 /// An open job.
@@ -46,6 +53,8 @@ pub struct JobLane {
     pub lane: Lane,
     /// The `created_at` down to which its pages are admitted.
     pub reached: Option<DateTime<Utc>>,
+    /// Failures in a row.
+    pub failures: u32,
 }
 
 /// How far a job is.
@@ -59,39 +68,63 @@ pub struct JobTotals {
     pub listed: u64,
     /// Deliveries issued.
     pub issued: u64,
-    /// Deliveries, of events in the job's span, that wait for their body or their sink.
+    /// Deliveries issued since the job began that wait for their body or their sink.
     pub pending: u64,
-    /// Lanes that failed, each with its trouble in words.
+    /// Deliveries issued since the job began that arrived.
+    pub done: u64,
+    /// Deliveries issued since the job began that a person has to look at, or that Fullscript no longer has.
+    pub failed: u64,
+    /// Lanes that have failed, each with its trouble in words.
     pub troubles: Vec<(Lane, String)>,
 }
 
 impl Query {
-    /// Writes a job for these lanes; the owner notices it. Gives its number.
+    /// Writes a job; the owner notices it. One that was asked for within the last day with the same words, and was
+    /// interrupted, goes on where it stood.
     pub async fn ask_for_job(
         &self,
         request: JobRequest,
-        lanes: Vec<Lane>,
         now: DateTime<Utc>,
-    ) -> Result<i64, Unavailable> {
+    ) -> Result<Asked, Unavailable> {
         self.store
             .write(move |c| {
+                let words = words(&request);
+                let interrupted = c
+                    .prepare(
+                        "SELECT job FROM job WHERE ended_at IS NULL AND words = ?1
+                           AND since_at BETWEEN ?2 AND ?3 ORDER BY job DESC LIMIT 1",
+                    )?
+                    .query_row(
+                        (
+                            &words,
+                            ms(request.since - TimeDelta::days(1)),
+                            ms(request.since),
+                        ),
+                        |row| row.get(0),
+                    )
+                    .optional()?;
+                if let Some(job) = interrupted {
+                    return Ok(Asked::Resumed(job));
+                }
                 c.execute(
-                    "INSERT INTO job (since_at, until_at, sink, created_at) VALUES (?1, ?2, ?3, ?4)",
+                    "INSERT INTO job (since_at, until_at, sink, words, created_at, delivered_before)
+                     VALUES (?1, ?2, ?3, ?4, ?5, coalesce((SELECT max(delivery) FROM delivery), 0))",
                     (
                         ms(request.since),
                         request.until.map(ms),
                         request.sink.as_ref().map(SinkName::as_str),
+                        words,
                         ms(now),
                     ),
                 )?;
                 let job = c.last_insert_rowid();
-                for lane in lanes {
+                for lane in &request.lanes {
                     c.prepare_cached(
                         "INSERT INTO job_lane (job, lane) SELECT ?1, lane FROM lane WHERE clinic = ?2 AND category = ?3",
                     )?
                     .execute((job, lane.clinic.as_str(), lane.category.as_str()))?;
                 }
-                Ok(job)
+                Ok(Asked::New(job))
             })
             .await
     }
@@ -108,7 +141,7 @@ impl Ledger {
         self.store
             .read(|c| {
                 c.prepare_cached(
-                    "SELECT job, since_at, until_at, sink, lane, clinic, category, reached
+                    "SELECT job, since_at, until_at, sink, lane, clinic, category, reached, job_lane.failures
                      FROM job JOIN job_lane USING (job) JOIN lane USING (lane)
                      WHERE job.ended_at IS NULL AND job_lane.ended_at IS NULL ORDER BY job, lane",
                 )?
@@ -132,6 +165,7 @@ impl Ledger {
                                 .map_err(|_| damaged(6, "a malformed category"))?,
                         },
                         reached: row.get::<_, Option<i64>>(7)?.map(at),
+                        failures: row.get(8)?,
                     })
                 })?
                 .collect()
@@ -177,12 +211,24 @@ impl Ledger {
     ) -> Result<(), Unavailable> {
         self.store
             .write(move |c| {
-                c.prepare_cached("UPDATE job_lane SET trouble = ?1 WHERE job = ?2 AND lane = ?3")?
+                c.prepare_cached("UPDATE job_lane SET trouble = ?1, failures = failures + 1 WHERE job = ?2 AND lane = ?3")?
                     .execute((trouble, job, lane.0))
                     .map(drop)
             })
             .await
     }
+}
+
+/// What makes two requests the same, but for their `since`, which is often counted from now.
+fn words(request: &JobRequest) -> String {
+    let mut lanes: Vec<String> = request.lanes.iter().map(Lane::to_string).collect();
+    lanes.sort();
+    format!(
+        "until {:?} sink {:?} lanes {}",
+        request.until.map(ms),
+        request.sink.as_ref().map(SinkName::as_str),
+        lanes.join(" ")
+    )
 }
 
 fn totals(c: &Connection, job: i64) -> rusqlite::Result<JobTotals> {
@@ -200,17 +246,26 @@ fn totals(c: &Connection, job: i64) -> rusqlite::Result<JobTotals> {
             })
         },
     )?;
-    totals.pending = c.query_row(
-        "SELECT count(*) FROM delivery d JOIN event e ON e.event = d.event, job j
-         WHERE j.job = ?1 AND d.state IN ('queued', 'claimed') AND d.issued_at >= j.created_at
-           AND e.created_at >= j.since_at AND e.lane IN (SELECT lane FROM job_lane WHERE job = ?1)",
-        [job],
-        |row| row.get(0),
+    let mut statement = c.prepare_cached(
+        "SELECT d.state, count(*) FROM job j JOIN delivery d ON d.delivery > j.delivered_before
+           JOIN event e ON e.event = d.event
+         WHERE j.job = ?1 AND e.lane IN (SELECT lane FROM job_lane WHERE job = ?1) GROUP BY d.state",
     )?;
+    let mut rows = statement.query([job])?;
+    while let Some(row) = rows.next()? {
+        let count: u64 = row.get(1)?;
+        match DeliveryState::parse(row.get_ref(0)?.as_str()?) {
+            Some(DeliveryState::Queued | DeliveryState::Claimed) => totals.pending += count,
+            Some(DeliveryState::Done) => totals.done += count,
+            Some(DeliveryState::Held | DeliveryState::Dead | DeliveryState::Skipped) | None => {
+                totals.failed += count;
+            }
+        }
+    }
     totals.troubles = c
         .prepare(
-            "SELECT clinic, category, trouble FROM job_lane JOIN lane USING (lane)
-             WHERE job = ?1 AND trouble IS NOT NULL ORDER BY clinic, category",
+            "SELECT clinic, category, job_lane.trouble FROM job_lane JOIN lane USING (lane)
+             WHERE job = ?1 AND job_lane.trouble IS NOT NULL ORDER BY clinic, category",
         )?
         .query_map([job], |row| {
             let lane = Lane {

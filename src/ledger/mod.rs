@@ -28,7 +28,7 @@ use crate::store::{Epoch, Store};
 
 pub use details::Owed;
 pub use intake::{Admitted, Found, Page, Progress};
-pub use jobs::{Job, JobLane, JobRequest, JobTotals};
+pub use jobs::{Asked, Job, JobLane, JobRequest, JobTotals};
 pub use lanes::{LaneState, SweepEnd};
 pub use outbox::{Claim, Settled, Settlement};
 pub use prune::Pruned;

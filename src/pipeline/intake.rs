@@ -18,6 +18,8 @@ use crate::schedule::{self, OVERLAP, Plan};
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(5));
 /// How often a parked lane is probed: a firewall's passing 403 must not cost 30 days.
 const PROBE: Duration = Duration::from_hours(1);
+/// A backfill gives a lane up after so many failures in a row, some ten minutes: somebody waits for its end.
+const MOST_FAILURES: u32 = 7;
 
 /// What a sweep found when it reached its end.
 struct Swept {
@@ -249,13 +251,16 @@ impl Pipeline {
                 self.end_backfill(&work, None).await;
             }
             Err(Trouble::Ledger(error)) => self.ledger_trouble(&error),
-            Err(trouble @ (Trouble::Throttled { .. } | Trouble::Unavailable(_))) => {
-                tracing::warn!(lane = %work.lane, job, "backfill waits: {trouble}");
+            Err(trouble @ (Trouble::Throttled { .. } | Trouble::Unavailable(_)))
+                if work.failures < MOST_FAILURES =>
+            {
+                let wait = back_off(work.failures + 1, RETRY.0, RETRY.1, rand::random());
+                tracing::warn!(lane = %work.lane, job, wait_s = wait.as_secs(), "backfill waits: {trouble}");
                 let words = trouble.to_string();
                 if let Err(error) = self.ledger.note_job_trouble(job, work.id, words).await {
                     self.ledger_trouble(&error);
                 }
-                self.clock.sleep_until(self.now() + RETRY.0).await;
+                self.clock.sleep_until(self.now() + wait).await;
             }
             Err(trouble) => {
                 tracing::warn!(lane = %work.lane, job, "backfill gives this lane up: {trouble}");

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::exchange::{Answer, ClinicAnswer, FreshPair, Keep, Revocation};
 use super::state::{Failure, Times};
-use super::vault::{Pinned, Proof};
+use super::vault::{Pinned, Proof, Stored};
 use super::{Inner, TokenError, Tokens};
 use crate::api::budget::Share;
 use crate::domain::{ClinicId, ClinicName};
@@ -168,19 +168,12 @@ impl Tokens {
             known?;
         }
         for stored in &tokens {
-            inner.budget.spend(Share::Polling).await?;
-            let revocation = inner.exchange.revoke(&stored.refresh).await;
-            let error = match revocation {
-                Revocation::Done => {
-                    // Noted, not removed: the grant's row still points at its current pair.
-                    inner.vault.refused(clinic, stored.generation).await?;
-                    continue;
-                }
-                Revocation::WrongClient => RevokeError::WrongClient,
-                Revocation::Unknown(why) => RevokeError::Unavailable(why),
-            };
-            inner.vault.relent(clinic).await?;
-            return Err(error);
+            if let Err(error) = inner.revoke_pair(clinic, stored).await {
+                inner.vault.relent(clinic).await?;
+                return Err(error);
+            }
+            // Noted, not removed: the grant's row still points at its current pair.
+            inner.vault.refused(clinic, stored.generation).await?;
         }
         inner.vault.forget(clinic).await?;
         Ok(tokens.len())
@@ -188,6 +181,47 @@ impl Tokens {
 }
 
 impl Inner {
+    /// Makes sure that a pair is dead.
+    ///
+    /// The endpoint answers 200 for a pair whose access token has expired, and lets it live (`fullscript-api.md` §4).
+    /// So such a pair is replaced first; presenting the new access token kills the old pair, and the new one is
+    /// revoked while it is fresh.
+    async fn revoke_pair(&self, clinic: &ClinicName, stored: &Stored) -> Result<(), RevokeError> {
+        let now = self.clock.now();
+        if now < stored.expires_at {
+            return self.revoke_live(&stored.refresh).await;
+        }
+        self.budget.spend(Share::Polling).await?;
+        let pair = match self.exchange.refresh(&stored.refresh, &as_it_is()).await {
+            Answer::Pair(pair) => pair,
+            Answer::Failed(Failure::Refused) => return Ok(()),
+            Answer::Failed(Failure::WrongClient) => return Err(RevokeError::WrongClient),
+            Answer::Failed(Failure::Unavailable { why, .. }) | Answer::Unanswered(why) => {
+                return Err(RevokeError::Unavailable(why));
+            }
+            Answer::NotKept(unavailable) => return Err(unavailable.into()),
+        };
+        let refresh = pair.refresh.clone();
+        let times = Times::of(now, pair.life, rand::random());
+        let generation = self.vault.keep_candidate(clinic, pair, times).await?;
+        let bearer = self.vault.bearer(clinic, generation).await?;
+        self.budget.spend(Share::Polling).await?;
+        if let ClinicAnswer::Unknown(why) = self.exchange.clinic(&bearer).await {
+            return Err(RevokeError::Unavailable(why));
+        }
+        self.revoke_live(&refresh).await?;
+        Ok(self.vault.refused(clinic, generation).await?)
+    }
+
+    async fn revoke_live(&self, refresh_token: &SecretString) -> Result<(), RevokeError> {
+        self.budget.spend(Share::Polling).await?;
+        match self.exchange.revoke(refresh_token).await {
+            Revocation::Done => Ok(()),
+            Revocation::WrongClient => Err(RevokeError::WrongClient),
+            Revocation::Unknown(why) => Err(RevokeError::Unavailable(why)),
+        }
+    }
+
     /// Stores new tokens, asks whose they are, and lets them take over or revokes them.
     async fn enroll(
         &self,
@@ -210,7 +244,7 @@ impl Inner {
         let expected = configured.cloned().or(before);
         let (pinned, verification) = match (answer, expected) {
             (ClinicAnswer::Is(found), Some(expected)) if found != expected => {
-                if let Revocation::Done = self.exchange.revoke(&refresh).await {
+                if self.revoke_live(&refresh).await.is_ok() {
                     self.vault.forget_pair(clinic, generation).await?;
                 }
                 return Err(EnrollError::OtherClinic {

@@ -84,11 +84,14 @@ impl<'c> AsyncHttpClient<'c> for Wire {
             match self {
                 Self::Recorded(reply) => Ok(reply.clone()),
                 Self::Plain(http) => Ok(match post(http, &request).await? {
-                    Reply::Tokens(raw) => adapted(raw),
+                    Reply::Tokens(raw) => adapted(&raw),
                     Reply::Error(response) => response,
                 }),
                 Self::Keeping(http, keep) => match post(http, &request).await? {
-                    Reply::Tokens(raw) => keep(raw).await.map(adapted).map_err(Stop::NotKept),
+                    Reply::Tokens(raw) => match keep(raw).await {
+                        Ok(kept) => Ok(adapted(&kept)),
+                        Err(unavailable) => Err(Stop::NotKept(unavailable)),
+                    },
                     Reply::Error(response) => Ok(response),
                 },
             }
@@ -180,7 +183,7 @@ impl Exchange {
     }
 
     /// Parses a reply that was kept, by the same path as a new one.
-    pub(super) fn replay(&self, reply: RawReply) -> BoxFuture<Answer> {
+    pub(super) fn replay(&self, reply: &RawReply) -> BoxFuture<Answer> {
         let reply = adapted(reply);
         self.refresh_through("", Wire::Recorded(reply))
     }
@@ -296,7 +299,7 @@ enum Reply {
 }
 
 /// A reply as the `oauth2` crate wants it.
-fn adapted(reply: RawReply) -> HttpResponse {
+fn adapted(reply: &RawReply) -> HttpResponse {
     HttpResponse::new(unwrapped(&reply.0))
 }
 
@@ -370,4 +373,77 @@ fn in_words(error: &reqwest::Error) -> String {
         "broke off the connection"
     };
     format!("Fullscript {what}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_body(status: u16, body: &str) -> Answer {
+        let mut response = HttpResponse::new(unwrapped(body.as_bytes()));
+        *response.status_mut() = status.try_into().unwrap();
+        let wire = Wire::Recorded(response);
+        let url = "http://127.0.0.1:1/token".to_owned();
+        let oauth = BasicClient::new(ClientId::new("app".into()))
+            .set_token_uri(TokenUrl::new(url).unwrap());
+        let token = RefreshToken::new("old".into());
+        let answer = oauth.exchange_refresh_token(&token).request_async(&wire);
+        read(futures_util::FutureExt::now_or_never(answer).unwrap())
+    }
+
+    #[test]
+    fn wrapped_and_flat_replies_and_a_life_as_text_are_read() {
+        let flat = r#"{"access_token":"a","token_type":"Bearer","refresh_token":"r","expires_in":LIFE,
+            "created_at":"2026-03-02T14:57:21.000Z","resource_owner":{"id":"1","type":"Staff"}}"#;
+        for (life, seconds) in [
+            ("7200", 7200),
+            ("\"600\"", 600),
+            ("\"soon\"", 7200),
+            ("null", 7200),
+        ] {
+            let flat = flat.replace("LIFE", life);
+            for body in [format!("{{\"oauth\":{flat}}}"), flat] {
+                let Answer::Pair(pair) = read_body(200, &body) else {
+                    panic!("{body} is a pair");
+                };
+                assert_eq!(pair.access.expose_secret(), "a");
+                assert_eq!(pair.refresh.expose_secret(), "r");
+                assert_eq!(pair.life.num_seconds(), seconds);
+            }
+        }
+    }
+
+    #[test]
+    fn only_fullscripts_own_words_are_a_verdict() {
+        let table = [
+            (
+                400,
+                r#"{"error":"invalid_grant","error_description":"…"}"#,
+                "refused",
+            ),
+            (400, r#"{"oauth":{"error":"invalid_grant"}}"#, "refused"),
+            (401, r#"{"error":"invalid_client"}"#, "client"),
+            (400, r#"{"error":"invalid_request"}"#, "unavailable"),
+            (404, r#"{"status":404,"error":"Not Found"}"#, "unavailable"),
+            (422, r#"{"error":["invalid_grant"]}"#, "unavailable"),
+            (403, "<html>invalid_grant</html>", "unavailable"),
+            (400, "", "unavailable"),
+            (200, "", "unavailable"),
+            (
+                200,
+                r#"{"oauth":{"access_token":"a","token_type":"Bearer"}}"#,
+                "unavailable",
+            ),
+            (200, r#"{"error":"invalid_grant"}"#, "unavailable"),
+        ];
+        for (status, body, expected) in table {
+            let found = match read_body(status, body) {
+                Answer::Failed(Failure::Refused) => "refused",
+                Answer::Failed(Failure::WrongClient) => "client",
+                Answer::Failed(Failure::Unavailable { .. }) => "unavailable",
+                Answer::Pair(_) | Answer::Unanswered(_) | Answer::NotKept(_) => "else",
+            };
+            assert_eq!(found, expected, "{status} {body}");
+        }
+    }
 }

@@ -125,6 +125,23 @@ impl Grants {
     }
 }
 
+/// All grants, for people to look at. Reads only.
+pub async fn grants(store: &Store) -> Result<Grants, Unavailable> {
+    let grants = Vault::new(store.clone()).all().await?;
+    Ok(Grants {
+        grants: grants
+            .into_iter()
+            .map(|grant| Overview {
+                clinic: grant.clinic,
+                state: grant.state,
+                pinned: grant.pinned,
+                expires_at: grant.times.expires_at,
+                refreshed_at: grant.refreshed_at,
+            })
+            .collect(),
+    })
+}
+
 /// The grants of one app. Cheap to clone.
 #[derive(Clone)]
 pub struct Tokens {
@@ -222,23 +239,6 @@ impl Tokens {
         self.inner.vault.pin(clinic, seen).await
     }
 
-    /// All grants, for people to look at. Never refreshes.
-    pub async fn grants(&self) -> Result<Grants, Unavailable> {
-        let grants = self.inner.vault.all().await?;
-        Ok(Grants {
-            grants: grants
-                .into_iter()
-                .map(|grant| Overview {
-                    clinic: grant.clinic,
-                    state: grant.state,
-                    pinned: grant.pinned,
-                    expires_at: grant.times.expires_at,
-                    refreshed_at: grant.refreshed_at,
-                })
-                .collect(),
-        })
-    }
-
     /// Waits until no refresh is running: for an orderly end.
     pub async fn drain(&self) {
         self.inner.running.close();
@@ -264,7 +264,9 @@ impl Tokens {
                         })
                     })
             }
-            settled => self.inner.settled(&grant, settled).await,
+            need @ (Need::HandOut | Need::Wait(_) | Need::Mend | Need::LogIn) => {
+                self.inner.settled(&grant, need).await
+            }
         }
     }
 }

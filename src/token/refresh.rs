@@ -107,7 +107,9 @@ impl Inner {
         let need = match self.need(&grant, want) {
             // Just now it was tried; whoever asks next tries again.
             Need::Refresh if grant.generation == before.generation => Need::Wait(self.clock.now()),
-            need => need,
+            need @ (Need::HandOut | Need::Refresh | Need::Wait(_) | Need::Mend | Need::LogIn) => {
+                need
+            }
         };
         self.settled(&grant, need).await
     }
@@ -170,16 +172,20 @@ impl Inner {
                 .tokens(clinic)
                 .await?
                 .into_iter()
-                .find(|stored| !posted.contains(&stored.generation));
+                .find(|stored| stored.adopted && !posted.contains(&stored.generation));
             let Some(stored) = untried.filter(|_| posted.len() < 2) else {
                 return Ok(Err(Failure::Refused));
             };
             match self.post(flight, clinic, &stored).await? {
-                Err(Failure::Refused) => {
-                    posted.push(stored.generation);
-                    self.vault.refused(clinic, stored.generation).await?;
+                Err(Failure::Refused) => posted.push(stored.generation),
+                Ok(pair) => {
+                    // This one worked, so the refusal before was about its token and nothing else.
+                    for dead in posted {
+                        self.vault.refused(clinic, dead).await?;
+                    }
+                    return Ok(Ok(pair));
                 }
-                settled => return Ok(settled),
+                Err(failure) => return Ok(Err(failure)),
             }
         }
     }
@@ -195,7 +201,7 @@ impl Inner {
             None => self.vault.kept_reply(clinic).await?,
         };
         let Some(reply) = kept else { return Ok(None) };
-        Ok(match self.exchange.replay(reply).await {
+        Ok(match self.exchange.replay(&reply).await {
             Answer::Pair(pair) => Some(pair),
             Answer::Failed(_) | Answer::Unanswered(_) | Answer::NotKept(_) => None,
         })

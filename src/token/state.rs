@@ -54,6 +54,10 @@ pub enum State {
 
 /// The times of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(
+    clippy::struct_field_names,
+    reason = "every time of this crate ends in `_at`"
+)]
 pub struct Times {
     /// When it was asked for.
     pub issued_at: DateTime<Utc>,
@@ -234,7 +238,7 @@ pub enum Failure {
 /// The other grants of the same app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peers {
-    /// How many there are.
+    /// How many there are, without those that needed a login before.
     pub others: u32,
     /// How many of them were refused since any grant of the app was last refreshed.
     pub refused: u32,

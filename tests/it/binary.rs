@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::world::World;
 
 /// The longest that any of this may take before a test fails.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// A command of the real binary on a configuration, with nothing inherited from the environment but `PATH`.
 pub(crate) fn command(config: &Path, args: &[&str]) -> Command {

@@ -29,13 +29,13 @@ async fn everything_that_is_listed_arrives_once_and_byte_for_byte() {
         }
     }
     world.cycle().await;
-    assert_eq!(world.shown_ids(), world.made_ids());
+    world.assert_all_shown_once();
     world
         .vendor
         .make_event(&world.clinic("elm").clinic_id, "patient.updated")
         .unwrap();
     world.cycle().await;
-    assert_eq!(world.shown_ids(), world.made_ids());
+    world.assert_all_shown_once();
     assert!(
         world
             .vendor

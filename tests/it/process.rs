@@ -15,7 +15,7 @@ async fn the_daemon_delivers_and_ends_cleanly_on_sigterm() {
         daemon.wait_for("delivered");
     }
     assert!(daemon.stop().success());
-    assert_eq!(world.shown_ids(), world.made_ids());
+    world.assert_all_shown_once();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use fullscript_events::api::budget::Budget;
 use fullscript_events::app;
 use fullscript_events::clock::{SharedClock, SystemClock};
 use fullscript_events::config::{self, Config};
@@ -124,7 +125,10 @@ impl World {
         let config = self.config();
         let owner = app::take_ownership(&config).unwrap();
         let clock: SharedClock = Arc::new(SystemClock::start());
-        let (tokens, _) = app::tokens(&config, owner.store(), &clock).await.unwrap();
+        let settings = config.poll.budget;
+        let budget = Budget::open(owner.store().clone(), Arc::clone(&clock), settings);
+        let budget = budget.await.unwrap();
+        let tokens = app::tokens(&config, owner.store(), &clock, budget).unwrap();
         for clinic in &self.clinics {
             let name = ClinicName::new(&clinic.name).unwrap();
             let refresh = self.vendor.grant(&clinic.clinic_id).unwrap();
@@ -178,6 +182,36 @@ impl World {
         let mut ids: Vec<String> = self.vendor.all_events().into_iter().map(|e| e.id).collect();
         ids.sort();
         ids
+    }
+}
+
+/// Asserts that two sorted lists of ids are the same, and says how they differ without printing them whole.
+#[track_caller]
+pub(crate) fn assert_same_ids(found: &[String], expected: &[String]) {
+    let differing = |a: &[String], b: &[String]| -> Vec<String> {
+        let known: std::collections::BTreeSet<_> = b.iter().collect();
+        a.iter()
+            .filter(|id| !known.contains(id))
+            .take(3)
+            .cloned()
+            .collect()
+    };
+    assert!(
+        found == expected,
+        "{} ids, {} expected; missing: {:?}, too many: {:?}, first twice: {:?}",
+        found.len(),
+        expected.len(),
+        differing(expected, found),
+        differing(found, expected),
+        found.windows(2).find(|pair| pair[0] == pair[1])
+    );
+}
+
+impl World {
+    /// Everything that the vendor has is shown exactly once.
+    #[track_caller]
+    pub(crate) fn assert_all_shown_once(&self) {
+        assert_same_ids(&self.shown_ids(), &self.made_ids());
     }
 }
 

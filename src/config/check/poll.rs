@@ -27,7 +27,7 @@ pub(super) fn read(section: &Section<'_>, servers: Servers) -> Poll {
         first_run: section.or("first_run", FirstRun::Baseline, first_run),
         categories: section.or("categories", defaults(servers), |f| categories(f, servers)),
         budget: budget(&section.section("budget"), servers),
-        concurrency: section.or("concurrency", 16, concurrency),
+        concurrency: section.or("concurrency", 4, concurrency),
     };
     section.finish();
     poll

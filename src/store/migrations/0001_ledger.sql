@@ -115,7 +115,9 @@ CREATE TABLE job (
   since_at   INTEGER NOT NULL,
   until_at   INTEGER,
   sink       TEXT,              -- NULL: every sink that wants the event
+  words      TEXT NOT NULL,     -- what was asked for: the same words go on with an interrupted job
   created_at INTEGER NOT NULL,
+  delivered_before INTEGER NOT NULL, -- deliveries with a higher number were issued since
   ended_at   INTEGER
 ) STRICT;
 CREATE TABLE job_lane (
@@ -124,6 +126,7 @@ CREATE TABLE job_lane (
   reached INTEGER,                        -- created_at down to which its pages are admitted
   listed  INTEGER NOT NULL DEFAULT 0,
   issued  INTEGER NOT NULL DEFAULT 0,
+  failures INTEGER NOT NULL DEFAULT 0,    -- in a row; a page that is admitted sets it back
   ended_at INTEGER,
   trouble TEXT,
   PRIMARY KEY (job, lane)

@@ -27,6 +27,7 @@ CREATE TABLE pair (
   expires_at INTEGER NOT NULL,
   refresh_at INTEGER NOT NULL,
   used       INTEGER NOT NULL DEFAULT 0,     -- its access token was handed out: the pair before it dies
-  refused    INTEGER NOT NULL DEFAULT 0,     -- Fullscript called its refresh token invalid
+  adopted    INTEGER NOT NULL DEFAULT 0,     -- it is or was the grant's; else its clinic was never made sure of
+  refused    INTEGER NOT NULL DEFAULT 0,     -- known dead: refused while another one worked, or revoked
   PRIMARY KEY (clinic, generation)
 ) STRICT, WITHOUT ROWID;

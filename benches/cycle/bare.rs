@@ -7,17 +7,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use fullscript_events::simulator::Options;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use rusqlite::Connection;
 use serde::Deserialize;
+use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::ours::{FirstRun, lines};
-use crate::vendor::{self, Vendor};
-use crate::{CATEGORIES, CONCURRENCY};
+use crate::world::vendor::{Clinic as AtVendor, Vendor, client};
+use crate::{CATEGORIES, OF_A_CLINIC, OF_ALL};
 
 /// The loop's state: a directory and the tokens.
 pub(crate) struct Bare {
@@ -33,7 +35,7 @@ pub(crate) struct Bare {
 pub(crate) async fn prepare(vendor: &Vendor, first_run: FirstRun) -> Bare {
     let mut tokens = Vec::new();
     for clinic in &vendor.clinics {
-        tokens.push(vendor.access_token(clinic).await);
+        tokens.push(access_token(vendor, clinic).await);
     }
     let mut bare = Bare {
         directory: tempfile::tempdir().unwrap(),
@@ -49,6 +51,21 @@ pub(crate) async fn prepare(vendor: &Vendor, first_run: FirstRun) -> Bare {
     bare
 }
 
+/// An access token of a clinic, as a client without a vault gets one.
+async fn access_token(vendor: &Vendor, clinic: &AtVendor) -> String {
+    let app = Options::default();
+    let body = json!({
+        "grant_type": "refresh_token",
+        "refresh_token": vendor.grant(clinic).await,
+        "client_id": app.client_id,
+        "client_secret": app.client_secret,
+        "redirect_uri": app.redirect_uris[0],
+    });
+    let request = client().post(format!("{}/oauth/token", vendor.base));
+    let said = vendor.ask(request.json(&body)).await;
+    said["oauth"]["access_token"].as_str().unwrap().to_owned()
+}
+
 /// What all tasks share in one cycle.
 struct Cycle {
     client: reqwest::Client,
@@ -58,6 +75,11 @@ struct Cycle {
     places: Semaphore,
     ids: Mutex<Connection>,
     lines: Mutex<BufWriter<std::fs::File>>,
+}
+
+struct Clinic {
+    token: String,
+    places: Semaphore,
 }
 
 #[derive(Deserialize)]
@@ -88,11 +110,11 @@ impl Bare {
         let start = Instant::now();
         let after = chrono::Utc::now().date_naive() - chrono::Days::new(self.days.unsigned_abs());
         let cycle = Arc::new(Cycle {
-            client: vendor::client(),
+            client: client(),
             base: self.base.clone(),
             after: format!(">{after}"),
             first_run: self.first_run,
-            places: Semaphore::new(CONCURRENCY),
+            places: Semaphore::new(OF_ALL),
             ids: Mutex::new(open(&self.directory.path().join("ids.sqlite3"))),
             lines: Mutex::new(BufWriter::new(
                 std::fs::OpenOptions::new()
@@ -104,9 +126,12 @@ impl Bare {
         });
         let mut lanes = JoinSet::new();
         for token in &self.tokens {
-            let token: Arc<str> = token.as_str().into();
+            let clinic = Arc::new(Clinic {
+                token: token.clone(),
+                places: Semaphore::new(OF_A_CLINIC),
+            });
             for category in CATEGORIES {
-                lanes.spawn(Arc::clone(&cycle).lane(Arc::clone(&token), category));
+                lanes.spawn(Arc::clone(&cycle).lane(Arc::clone(&clinic), category));
             }
         }
         while let Some(ended) = lanes.join_next().await {
@@ -128,19 +153,19 @@ impl Bare {
 }
 
 impl Cycle {
-    async fn lane(self: Arc<Self>, token: Arc<str>, category: &'static str) {
+    async fn lane(self: Arc<Self>, clinic: Arc<Clinic>, category: &'static str) {
         let mut number = 1;
         loop {
             let url = format!(
                 "{}/events/{category}?created_at={}&sort_by=created_at&order_by=DESC&page[number]={number}&page[size]=100",
                 self.base, self.after
             );
-            let page = self.get(&token, url).await;
+            let page = self.get(&clinic, url).await;
             let page: Page = serde_json::from_slice(&page).unwrap();
             let new = self.unseen(page.events);
             if self.first_run == FirstRun::Everything {
                 let details: FuturesUnordered<_> =
-                    new.iter().map(|id| self.detail(&token, id)).collect();
+                    new.iter().map(|id| self.detail(&clinic, id)).collect();
                 details.collect::<()>().await;
             }
             match page.meta.next_page {
@@ -150,16 +175,17 @@ impl Cycle {
         }
     }
 
-    async fn detail(&self, token: &str, id: &str) {
-        let body = self.get(token, format!("{}/events/{id}", self.base)).await;
+    async fn detail(&self, clinic: &Clinic, id: &str) {
+        let body = self.get(clinic, format!("{}/events/{id}", self.base)).await;
         let detail: Detail<'_> = serde_json::from_slice(&body).unwrap();
         let mut lines = self.lines.lock().unwrap();
         writeln!(lines, "{}", detail.event.get()).unwrap();
     }
 
-    async fn get(&self, token: &str, url: String) -> bytes::Bytes {
+    async fn get(&self, clinic: &Clinic, url: String) -> bytes::Bytes {
+        let _own = clinic.places.acquire().await.unwrap();
         let _place = self.places.acquire().await.unwrap();
-        let request = self.client.get(url).bearer_auth(token);
+        let request = self.client.get(url).bearer_auth(&clinic.token);
         let response = request.send().await.unwrap().error_for_status().unwrap();
         response.bytes().await.unwrap()
     }

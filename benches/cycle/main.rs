@@ -16,16 +16,19 @@
 mod bare;
 mod figures;
 mod ours;
-mod vendor;
+#[path = "../world/mod.rs"]
+mod world;
 
 use std::time::Duration;
 
 use figures::Figures;
 use ours::FirstRun;
-use vendor::{Size, Vendor};
+use world::vendor::{self, Size, Vendor};
 
-/// Requests in flight at once, over all clinics: the default of `poll.concurrency`.
-const CONCURRENCY: usize = 16;
+/// Requests of one clinic in flight at once: the default of `poll.concurrency`.
+const OF_A_CLINIC: usize = 4;
+/// Requests in flight at once, over all clinics: what the API client allows itself.
+const OF_ALL: usize = 32;
 /// The categories that are polled: the contract's six, and two that Fullscript has not invented yet.
 const CATEGORIES: [&str; 8] = [
     "patients",
@@ -42,7 +45,10 @@ const CATEGORIES: [&str; 8] = [
 struct Case {
     name: &'static str,
     what: &'static str,
-    size: Size,
+    clinics: usize,
+    /// Per clinic and category.
+    events: u32,
+    latency: Duration,
     first_run: FirstRun,
     /// The ratio that is promised.
     limit: f64,
@@ -52,33 +58,27 @@ const CASES: [Case; 3] = [
     Case {
         name: "full",
         what: "10 clinics x 8 categories x 100 events, every detail fetched, into a file",
-        size: Size {
-            clinics: 10,
-            events: 100,
-            latency: Duration::ZERO,
-        },
+        clinics: 10,
+        events: 100,
+        latency: Duration::ZERO,
         first_run: FirstRun::Everything,
         limit: 1.5,
     },
     Case {
         name: "latency",
         what: "the same with 20 ms of latency",
-        size: Size {
-            clinics: 10,
-            events: 100,
-            latency: Duration::from_millis(20),
-        },
+        clinics: 10,
+        events: 100,
+        latency: Duration::from_millis(20),
         first_run: FirstRun::Everything,
         limit: 1.1,
     },
     Case {
         name: "idle",
         what: "200 clinics x 8 categories, nothing new",
-        size: Size {
-            clinics: 200,
-            events: 25,
-            latency: Duration::ZERO,
-        },
+        clinics: 200,
+        events: 25,
+        latency: Duration::ZERO,
         first_run: FirstRun::Baseline,
         limit: 1.5,
     },
@@ -87,7 +87,11 @@ const CASES: [Case; 3] = [
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|arg| arg == vendor::ARGUMENT) {
-        return vendor::serve(&args[1..]);
+        return vendor::serve(&args[1]);
+    }
+    // `cargo test --benches` runs benchmarks too; only `cargo bench` says so.
+    if !args.iter().any(|arg| arg == "--bench") {
+        return;
     }
     let pairs = number(&args, "--pairs").unwrap_or(7);
     let named = |case: &Case| args.iter().any(|arg| arg == case.name);
@@ -119,7 +123,11 @@ fn measure(case: &Case, pairs: usize) -> Figures {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let vendor = Vendor::start(case.size).await;
+        let vendor = Vendor::start(Size {
+            clinics: case.clinics,
+            categories: &CATEGORIES.map(|name| (name, case.events)),
+            latency: case.latency,
+        });
         let mut figures = Figures::default();
         // An idle cycle changes nothing, so all pairs find the same state; the others begin with an empty one.
         let mut ours = ours::prepare(&vendor, case.first_run).await;

@@ -1,4 +1,5 @@
-//! The simulated Fullscript, in a process of its own, so that its work is nobody's time but the machine's.
+//! The simulated Fullscript, in a process of its own: its memory is nobody else's, and its work is the same for
+//! whoever asks it.
 
 use std::io::Read as _;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -7,44 +8,58 @@ use std::time::Duration;
 use fullscript_events::config;
 use fullscript_events::http;
 use fullscript_events::simulator::{Options, RateLimit, Simulator};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::CATEGORIES;
-
-/// The argument by which this binary knows that it is the vendor.
+/// The argument by which a benchmark's binary knows that it is the vendor.
 pub(crate) const ARGUMENT: &str = "serve-as-vendor";
 /// The past that the events are spread over: inside the 30 days that Fullscript lists.
 const PAST: Duration = Duration::from_hours(29 * 24);
 
 /// How much there is, and how slow it is.
 #[derive(Clone, Copy)]
-pub(crate) struct Size {
+pub(crate) struct Size<'a> {
     pub(crate) clinics: usize,
-    /// Per clinic and category.
-    pub(crate) events: u32,
+    /// Each category, and its events per clinic.
+    pub(crate) categories: &'a [(&'a str, u32)],
     pub(crate) latency: Duration,
 }
 
 /// A clinic at the vendor.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Clinic {
     pub(crate) name: String,
     pub(crate) id: String,
 }
 
+/// What the child is told.
+#[derive(Serialize, Deserialize)]
+struct Order {
+    clinics: usize,
+    categories: Vec<(String, u32)>,
+    latency: Duration,
+}
+
+/// What the child answers.
+#[derive(Serialize, Deserialize)]
+struct Serving {
+    base: String,
+    control: String,
+    clinics: Vec<Clinic>,
+}
+
 /// The vendor's process, seen from outside; ends when dropped.
 pub(crate) struct Vendor {
     child: Child,
-    pub(crate) client: reqwest::Client,
+    client: reqwest::Client,
     pub(crate) base: String,
     control: String,
     pub(crate) clinics: Vec<Clinic>,
 }
 
 /// The child's side: serves until its parent closes its standard input.
-pub(crate) fn serve(args: &[String]) {
-    let numbers: Vec<u32> = args.iter().filter_map(|arg| arg.parse().ok()).collect();
-    let (clinics, events, latency_ms) = (numbers[0], numbers[1], numbers[2]);
+pub(crate) fn serve(order: &str) {
+    let order: Order = serde_json::from_str(order).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -55,57 +70,58 @@ pub(crate) fn serve(args: &[String]) {
                 requests: None,
                 ..RateLimit::default()
             },
-            latency: Duration::from_millis(latency_ms.into()),
+            latency: order.latency,
             ..Options::default()
         })
         .await
         .unwrap();
-        let mut made = Vec::new();
-        for number in 0..clinics {
+        let mut clinics = Vec::new();
+        for number in 0..order.clinics {
             let clinic = simulator.add_clinic(&format!("clinic-{number}"));
-            for category in CATEGORIES {
-                simulator.make_history(&clinic.clinic_id, category, events, PAST);
+            for (category, events) in &order.categories {
+                simulator.make_history(&clinic.clinic_id, category, *events, PAST);
             }
-            made.push(json!([clinic.name, clinic.clinic_id]));
+            clinics.push(Clinic {
+                name: clinic.name,
+                id: clinic.clinic_id,
+            });
         }
-        let (base, control) = (simulator.base_url(), simulator.control_url());
-        println!(
-            "{}",
-            json!({"base": base, "control": control, "clinics": made})
-        );
+        let serving = Serving {
+            base: simulator.base_url(),
+            control: simulator.control_url(),
+            clinics,
+        };
+        println!("{}", serde_json::to_string(&serving).unwrap());
         let end = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
         end.await.unwrap().unwrap();
     });
 }
 
 impl Vendor {
-    pub(crate) async fn start(size: Size) -> Self {
+    pub(crate) fn start(size: Size<'_>) -> Self {
+        let categories = size.categories.iter();
+        let order = Order {
+            clinics: size.clinics,
+            categories: categories
+                .map(|(name, n)| ((*name).to_owned(), *n))
+                .collect(),
+            latency: size.latency,
+        };
         let mut child = Command::new(std::env::current_exe().unwrap())
             .arg(ARGUMENT)
-            .args([
-                size.clinics.to_string(),
-                size.events.to_string(),
-                size.latency.as_millis().to_string(),
-            ])
+            .arg(serde_json::to_string(&order).unwrap())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let said = first_line(&mut child.stdout.take().unwrap());
-        let said: Value = serde_json::from_str(&said).unwrap();
-        let text = |value: &Value| value.as_str().unwrap().to_owned();
-        let clinics = said["clinics"].as_array().unwrap().iter();
+        let serving: Serving = serde_json::from_str(&said).unwrap();
         Self {
             child,
             client: client(),
-            base: text(&said["base"]),
-            control: text(&said["control"]),
-            clinics: clinics
-                .map(|clinic| Clinic {
-                    name: text(&clinic[0]),
-                    id: text(&clinic[1]),
-                })
-                .collect(),
+            base: serving.base,
+            control: serving.control,
+            clinics: serving.clinics,
         }
     }
 
@@ -117,27 +133,14 @@ impl Vendor {
         said["refresh_token"].as_str().unwrap().to_owned()
     }
 
-    /// An access token of a clinic, as a client without a vault gets one.
-    pub(crate) async fn access_token(&self, clinic: &Clinic) -> String {
-        let body = json!({
-            "grant_type": "refresh_token",
-            "refresh_token": self.grant(clinic).await,
-            "client_id": Options::default().client_id,
-            "client_secret": Options::default().client_secret,
-            "redirect_uri": Options::default().redirect_uris[0],
-        });
-        let url = format!("{}/oauth/token", self.base);
-        let said = self.ask(self.client.post(url).json(&body)).await;
-        said["oauth"]["access_token"].as_str().unwrap().to_owned()
-    }
-
     /// API requests so far.
     pub(crate) async fn requests(&self) -> u64 {
         let said = self.ask(self.client.get(format!("{}/counters", self.control)));
         said.await["requests"].as_u64().unwrap()
     }
 
-    async fn ask(&self, request: reqwest::RequestBuilder) -> Value {
+    /// The answer to a request of the benchmark itself.
+    pub(crate) async fn ask(&self, request: reqwest::RequestBuilder) -> Value {
         let response = request.send().await.unwrap().error_for_status().unwrap();
         response.json().await.unwrap()
     }
@@ -145,13 +148,13 @@ impl Vendor {
 
 impl Drop for Vendor {
     fn drop(&mut self) {
-        // Fails only if it has ended already.
+        // Both fail only if it has ended already.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// The client that both contenders build.
+/// A client as this program builds it.
 pub(crate) fn client() -> reqwest::Client {
     let builder = http::builder(&config::Http::default(), Duration::from_secs(30));
     builder.unwrap().build().unwrap()

@@ -28,15 +28,7 @@ impl Ledger {
     ) -> Result<Vec<Owed>, Unavailable> {
         let clinic = clinic.as_str().to_owned();
         self.store
-            .read(move |c| {
-                c.prepare_cached(
-                    "SELECT event, id, type, created_at, clinic_id, fetch_failures FROM event
-                     WHERE lane IN (SELECT lane FROM lane WHERE clinic = ?1) AND fetch_at <= ?2
-                     ORDER BY fetch_at LIMIT ?3",
-                )?
-                .query_map((clinic, ms(now), limit), owed)?
-                .collect()
-            })
+            .read(move |c| owed_to(c, &clinic, now, limit))
             .await
     }
 
@@ -63,21 +55,29 @@ impl Ledger {
         event: EventKey,
         body: &EventBody,
     ) -> Result<Vec<SinkId>, Unavailable> {
-        let sealed = self
-            .store
-            .sealer()
-            .seal(&body_place(event), body.as_json().as_bytes());
+        self.fetched_all(&[(event, body.clone())]).await
+    }
+
+    /// Details are here: all of them are kept, or none.
+    pub async fn fetched_all(
+        &self,
+        bodies: &[(EventKey, EventBody)],
+    ) -> Result<Vec<SinkId>, Unavailable> {
+        let sealed = bodies.iter().map(|(event, body)| {
+            let place = body_place(*event);
+            let sealed = self.store.sealer().seal(&place, body.as_json().as_bytes());
+            (*event, sealed)
+        });
+        let sealed: Vec<_> = sealed.collect();
         self.store
             .write(move |c| {
-                c.prepare_cached("INSERT OR REPLACE INTO body (event, sealed) VALUES (?1, ?2)")?
-                    .execute((event.0, sealed))?;
-                c.prepare_cached("UPDATE event SET fetch_at = NULL, fetch_trouble = NULL WHERE event = ?1")?
-                    .execute([event.0])?;
-                c.prepare_cached(
-                    "UPDATE delivery SET ready = 1 WHERE event = ?1 AND state = 'queued' RETURNING sink",
-                )?
-                .query_map([event.0], |row| row.get(0).map(SinkId))?
-                .collect()
+                let mut sinks = Vec::new();
+                for (event, sealed) in sealed {
+                    keep(c, event, &sealed, &mut sinks)?;
+                }
+                sinks.sort_unstable();
+                sinks.dedup();
+                Ok(sinks)
             })
             .await
     }
@@ -113,6 +113,25 @@ impl Ledger {
     }
 }
 
+fn keep(
+    c: &Connection,
+    event: EventKey,
+    sealed: &[u8],
+    sinks: &mut Vec<SinkId>,
+) -> rusqlite::Result<()> {
+    c.prepare_cached("INSERT OR REPLACE INTO body (event, sealed) VALUES (?1, ?2)")?
+        .execute((event.0, sealed))?;
+    c.prepare_cached("UPDATE event SET fetch_at = NULL, fetch_trouble = NULL WHERE event = ?1")?
+        .execute([event.0])?;
+    let mut ready = c.prepare_cached(
+        "UPDATE delivery SET ready = 1 WHERE event = ?1 AND state = 'queued' RETURNING sink",
+    )?;
+    for sink in ready.query_map([event.0], |row| row.get(0).map(SinkId))? {
+        sinks.push(sink?);
+    }
+    Ok(())
+}
+
 fn skip_all(
     c: &Connection,
     event: EventKey,
@@ -126,6 +145,33 @@ fn skip_all(
     )?
     .execute((reason, ms(now), event.0))
     .map(drop)
+}
+
+/// Asks lane by lane, which the index answers in order: over all lanes at once, SQLite would read and sort everything
+/// that the clinic is owed, however long its backlog.
+fn owed_to(
+    c: &Connection,
+    clinic: &str,
+    now: DateTime<Utc>,
+    limit: usize,
+) -> rusqlite::Result<Vec<Owed>> {
+    let lanes: Vec<i64> = c
+        .prepare_cached("SELECT lane FROM lane WHERE clinic = ?1")?
+        .query_map([clinic], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut of_lane = c.prepare_cached(
+        "SELECT event, id, type, created_at, clinic_id, fetch_failures, fetch_at FROM event
+         WHERE lane = ?1 AND fetch_at <= ?2 ORDER BY fetch_at LIMIT ?3",
+    )?;
+    let mut all: Vec<(i64, Owed)> = Vec::new();
+    for lane in lanes {
+        for row in of_lane.query_map((lane, ms(now), limit), |row| Ok((row.get(6)?, owed(row)?)))? {
+            all.push(row?);
+        }
+    }
+    all.sort_by_key(|(fetch_at, owed)| (*fetch_at, owed.event.0));
+    all.truncate(limit);
+    Ok(all.into_iter().map(|(_, owed)| owed).collect())
 }
 
 fn owed(row: &Row<'_>) -> rusqlite::Result<Owed> {

@@ -11,7 +11,7 @@ use super::Pipeline;
 use crate::api::Trouble;
 use crate::api::budget::Share;
 use crate::decide::back_off;
-use crate::domain::ClinicName;
+use crate::domain::{ClinicName, EventBody};
 use crate::fetch;
 use crate::ledger::{EventKey, Owed};
 use crate::schedule::LISTED;
@@ -21,12 +21,14 @@ use crate::store::Unavailable;
 const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_hours(6));
 /// How long a clinic's details are left alone when nothing of them could be fetched.
 const REST: Duration = Duration::from_secs(30);
+/// Bodies of a clinic that may wait for the disk, for each request that may be in flight: bounds memory.
+const WAITING: usize = 16;
 /// So many events in a row without an answer: it is not the event, it is the server.
 const SERVER_IS_DOWN: u32 = 4;
 
 /// What one fetch says about the next.
 enum Step {
-    Fetched,
+    Fetched(EventBody),
     /// This event waits on its own row.
     Failed,
     /// This event got no answer: perhaps none will.
@@ -38,54 +40,89 @@ enum Step {
 impl Pipeline {
     /// Fetches what a clinic is owed now, until nothing is left or nothing can be fetched.
     pub(super) async fn fetch_owed(&self, clinic: &ClinicName) {
+        match self.try_fetch_owed(clinic).await {
+            Ok(None) => {}
+            Ok(Some(wait)) => self.activity.rest(clinic, self.now() + wait),
+            Err(error) => self.ledger_trouble(&error),
+        }
+    }
+
+    /// Gives how long the clinic is to be left alone, if so. While some bodies go to disk, the next are fetched: the
+    /// disk takes many in the time of one.
+    async fn try_fetch_owed(&self, clinic: &ClinicName) -> Result<Option<Duration>, Unavailable> {
+        let most = WAITING * self.in_flight;
         let mut queue: VecDeque<Owed> = VecDeque::new();
         let mut taken: HashSet<EventKey> = HashSet::new();
-        let mut running = FuturesUnordered::new();
+        let mut fetching = FuturesUnordered::new();
+        let mut fetched: Vec<(EventKey, EventBody)> = Vec::new();
+        let mut writing = FuturesUnordered::new();
         let mut unanswered = 0;
-        loop {
-            while running.len() < self.in_flight {
-                if queue.is_empty() {
-                    let wanted = running.len() + 8 * self.in_flight;
-                    match self.ledger.owed(clinic, self.now(), wanted).await {
-                        Ok(owed) => {
-                            queue.extend(owed.into_iter().filter(|o| !taken.contains(&o.event)));
-                        }
-                        Err(error) => return self.ledger_trouble(&error),
-                    }
+        // Nothing more was owed when last asked; worth asking again when something has been kept.
+        let mut exhausted = false;
+        let rest = loop {
+            while fetching.len() < 2 * self.in_flight && taken.len() < most {
+                if queue.is_empty() && !exhausted {
+                    let owed = self.ledger.owed(clinic, self.now(), 2 * most).await?;
+                    exhausted = owed.len() < 2 * most;
+                    queue.extend(owed.into_iter().filter(|o| !taken.contains(&o.event)));
                 }
                 let Some(owed) = queue.pop_front() else { break };
                 taken.insert(owed.event);
-                running.push(async move { (owed.event, self.fetch_one(clinic, owed).await) });
+                fetching.push(async move { (owed.event, self.fetch_one(clinic, owed).await) });
             }
-            let Some((event, step)) = running.next().await else {
-                return;
-            };
-            taken.remove(&event);
-            match step {
-                Ok(Step::Fetched) => unanswered = 0,
-                Ok(Step::Failed) => {}
-                Ok(Step::Unanswered) => unanswered += 1,
-                Ok(Step::Rest(wait)) => return self.activity.rest(clinic, self.now() + wait),
-                Err(error) => return self.ledger_trouble(&error),
+            if writing.is_empty() && !fetched.is_empty() {
+                writing.push(self.keep(std::mem::take(&mut fetched)));
             }
-            if unanswered >= SERVER_IS_DOWN {
-                return self.activity.rest(clinic, self.now() + REST);
+            tokio::select! {
+                Some((event, step)) = fetching.next() => match step? {
+                    Step::Fetched(body) => {
+                        unanswered = 0;
+                        fetched.push((event, body));
+                    }
+                    Step::Failed => drop(taken.remove(&event)),
+                    Step::Unanswered => {
+                        taken.remove(&event);
+                        unanswered += 1;
+                        if unanswered >= SERVER_IS_DOWN {
+                            break Some(REST);
+                        }
+                    }
+                    Step::Rest(wait) => break Some(wait),
+                },
+                Some(kept) = writing.next() => {
+                    for event in kept? {
+                        taken.remove(&event);
+                    }
+                    exhausted = false;
+                }
+                else => break None,
             }
+        };
+        // What was fetched before a rest is not fetched again.
+        while let Some(kept) = writing.next().await {
+            kept?;
         }
+        if !fetched.is_empty() {
+            self.keep(fetched).await?;
+        }
+        Ok(rest)
+    }
+
+    /// Makes bodies durable and their deliveries ready, and rings the sinks; gives the events.
+    async fn keep(&self, bodies: Vec<(EventKey, EventBody)>) -> Result<Vec<EventKey>, Unavailable> {
+        crate::crash::point("fetch.before_kept");
+        let ready = self.ledger.fetched_all(&bodies).await?;
+        for sink in self.sinks.iter().filter(|sink| ready.contains(&sink.id)) {
+            sink.wake.notify_one();
+        }
+        Ok(bodies.into_iter().map(|(event, _)| event).collect())
     }
 
     async fn fetch_one(&self, clinic: &ClinicName, owed: Owed) -> Result<Step, Unavailable> {
         let now = self.now();
         let event = &owed.reference.id;
         match fetch::detail(&self.api, clinic, &owed.reference, Share::Polling).await {
-            Ok(body) => {
-                crate::crash::point("fetch.before_kept");
-                let ready = self.ledger.fetched(owed.event, &body).await?;
-                for sink in self.sinks.iter().filter(|sink| ready.contains(&sink.id)) {
-                    sink.wake.notify_one();
-                }
-                Ok(Step::Fetched)
-            }
+            Ok(body) => Ok(Step::Fetched(body)),
             Err(Trouble::Ledger(error)) => Err(error),
             Err(Trouble::Grant(_)) => Ok(Step::Rest(REST)),
             Err(Trouble::Throttled { retry_after, .. }) => {

@@ -4,17 +4,21 @@
 //! lane and clinic in a task of its own, so that none waits for another.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::outbox::Until;
-use super::{Pipeline, Work};
+use super::{Activity, Pipeline, Work};
 use crate::ledger::Pruned;
 use crate::lifecycle::Lifecycle;
 use crate::schedule::Nudges;
 use crate::store::Unavailable;
+
+/// While work goes on, looks are this far apart: pieces of work end by the hundred, and each look reads all that is due.
+const BREATH: Duration = Duration::from_millis(20);
 
 /// What a look is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +37,21 @@ enum Look {
     LedgerUnavailable,
 }
 
+impl Activity {
+    /// Returns when a piece of work has ended or has brought new work: at once if nothing is being done any more, else
+    /// a moment later, so that one look serves what happens meanwhile.
+    async fn news(&self) {
+        self.changed.notified().await;
+        if self.is_idle() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(BREATH) => {}
+            () = self.idle.notified() => {}
+        }
+    }
+}
+
 impl Pipeline {
     /// Runs until the soft stop: looks at every tick, and whenever a piece of work has ended.
     pub async fn run(self: Arc<Self>, lifecycle: &Lifecycle, nudges: &Nudges) {
@@ -46,13 +65,12 @@ impl Pipeline {
         let hourly = Arc::clone(&self);
         let (hour, soft) = (Arc::clone(&nudges.hour), lifecycle.soft().clone());
         lifecycle.spawn(async move { hourly.prune_hourly(&hour, &soft).await });
-        let changed = Arc::clone(&self.activity.changed);
         while !lifecycle.soft().is_cancelled() {
             self.look(Scope::Everything, lifecycle).await;
             nudges.looked();
             tokio::select! {
                 () = nudges.tick.notified() => {}
-                () = changed.notified() => {}
+                () = self.activity.news() => {}
                 () = lifecycle.soft().cancelled() => {}
             }
         }
@@ -68,13 +86,12 @@ impl Pipeline {
         for index in 0..self.sinks.len() {
             outbox.spawn(Arc::clone(&self).run_sink(index, until.clone()));
         }
-        let changed = Arc::clone(&self.activity.changed);
         while !lifecycle.soft().is_cancelled() {
             match self.look(scope, lifecycle).await {
                 Look::Begun(0) if self.activity.is_idle() => break,
                 Look::Begun(_) => {
                     tokio::select! {
-                        () = changed.notified() => {}
+                        () = self.activity.news() => {}
                         () = lifecycle.soft().cancelled() => {}
                     }
                 }

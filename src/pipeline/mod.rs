@@ -70,7 +70,7 @@ pub struct Pipeline {
     pub pace: Pace,
     /// What the first poll of a lane does.
     pub first_run: FirstRun,
-    /// Details of one clinic that are fetched at once.
+    /// Requests of one clinic that may be in flight at once.
     pub in_flight: usize,
     /// What goes on at the moment.
     pub activity: Activity,
@@ -110,6 +110,8 @@ pub struct Activity {
     busy: Arc<Mutex<Busy>>,
     /// Rung when a piece of work has ended or has brought new work.
     changed: Arc<Notify>,
+    /// Rung when the last piece of work has ended.
+    idle: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -134,6 +136,7 @@ enum Work {
 struct Working {
     busy: Arc<Mutex<Busy>>,
     changed: Arc<Notify>,
+    idle: Arc<Notify>,
     work: Work,
 }
 
@@ -142,6 +145,9 @@ impl Drop for Working {
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         busy.work.remove(&self.work);
         self.changed.notify_one();
+        if busy.work.is_empty() {
+            self.idle.notify_one();
+        }
     }
 }
 
@@ -155,6 +161,7 @@ impl Activity {
         self.locked().work.insert(work.clone()).then(|| Working {
             busy: Arc::clone(&self.busy),
             changed: Arc::clone(&self.changed),
+            idle: Arc::clone(&self.idle),
             work,
         })
     }

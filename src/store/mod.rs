@@ -203,7 +203,8 @@ fn connect(path: &Path) -> Result<Connection, OpenError> {
         ("trusted_schema", "off", "0"),
         // Bounds memory whatever the backlog: 8 MiB a connection.
         ("cache_size", "-8192", "-8192"),
-        ("wal_autocheckpoint", "2000", "2000"),
+        // Each checkpoint writes pages a second time and waits for the disk twice: seldom, every 64 MiB.
+        ("wal_autocheckpoint", "16384", "16384"),
         ("journal_size_limit", "67108864", "67108864"),
     ] {
         let read = |connection: &Connection| {

@@ -95,7 +95,8 @@ pub fn decide(
         return Decision::Dead { reason };
     }
     let wait = match wish {
-        Some(wish) => wish.min(LONGEST_WISH),
+        // A wish of no wait at all would be a tight loop, for as long as the receiver wishes it.
+        Some(wish) => wish.clamp(FIRST_WAIT / 10, LONGEST_WISH),
         None => back_off(facts.attempt, FIRST_WAIT, LONGEST_WAIT, jitter),
     };
     let give_up_at = after(facts.issued_at, rules.give_up_after);

@@ -1,20 +1,19 @@
 //! Requests to Fullscript: one authorised GET, under the budget that all clinics share.
 //!
-//! Every attempt spends one permit; a 401 is answered by one newer token and one more attempt, never by a loop; each
-//! clinic has a small number of requests in flight of its own, so that one that hangs takes nobody else's place.
-//! What went wrong is named by the reaction it asks for ([`Trouble`]).
+//! Every attempt spends one permit; a 401 is answered by one newer token and one more attempt, never by a loop; a
+//! clinic that hangs takes nobody else's place ([`places`]). What went wrong is named by the reaction it asks for ([`Trouble`]).
 
 pub mod budget;
+mod places;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use reqwest::StatusCode;
 use secrecy::ExposeSecret;
-use tokio::sync::Semaphore;
 use url::Url;
 
 use crate::clock::SharedClock;
@@ -26,9 +25,13 @@ use crate::store::Unavailable;
 use crate::token::{Bearer, TokenError, Tokens};
 
 use budget::{Budget, Share};
+use places::{Place, Places};
 
 /// One whole request, answer included: a body that drips ends here too.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a bearer is used without asking the ledger again whether it still is the current one. Far less than what a
+/// bearer has left to live when it is handed out; a login or a refresh elsewhere is noticed after this, or at the 401.
+const REMEMBERED: Duration = Duration::from_secs(1);
 
 /// Why a request brought nothing. Named by the reaction it asks for.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -81,16 +84,16 @@ pub struct Api {
     tokens: Tokens,
     budget: Budget,
     clock: SharedClock,
-    in_flight: usize,
-    gates: Mutex<HashMap<ClinicName, Arc<Semaphore>>>,
+    places: Places,
+    bearers: Mutex<HashMap<ClinicName, (Bearer, Duration)>>,
 }
 
 impl Api {
-    /// `in_flight` is how many requests of one clinic may wait for an answer at once.
+    /// `concurrency` is how many requests of one clinic may wait for an answer at once.
     pub fn new(
         settings: &config::Http,
         base: Url,
-        in_flight: usize,
+        concurrency: usize,
         tokens: Tokens,
         budget: Budget,
         clock: SharedClock,
@@ -103,8 +106,8 @@ impl Api {
             tokens,
             budget,
             clock,
-            in_flight,
-            gates: Mutex::default(),
+            places: Places::new(concurrency),
+            bearers: Mutex::default(),
         })
     }
 
@@ -125,12 +128,14 @@ impl Api {
         share: Share,
         limit: usize,
     ) -> Result<Reply, Trouble> {
-        let gate = self.gate(clinic);
-        // Fails only if the gate was closed, which nobody does.
-        let _place = gate.acquire_owned().await.ok();
-        let bearer = self.tokens.bearer(clinic).await.map_err(without_token)?;
-        match self.attempt(&bearer, url.clone(), share, limit).await {
+        let mut place = self.places.take(clinic, share).await;
+        let bearer = self.bearer(clinic).await.map_err(without_token)?;
+        match self
+            .attempt(&mut place, &bearer, url.clone(), share, limit)
+            .await
+        {
             Err(Trouble::Unauthorized) => {
+                self.bearers().remove(clinic);
                 let renewed = self
                     .tokens
                     .rejected(clinic, &bearer)
@@ -139,20 +144,43 @@ impl Api {
                 if renewed.generation() == bearer.generation() {
                     return Err(Trouble::Unauthorized);
                 }
-                self.attempt(&renewed, url, share, limit).await
+                self.attempt(&mut place, &renewed, url, share, limit).await
             }
             answer => answer,
         }
     }
 
+    /// The bearer of a moment ago, or the one that the grant gives now.
+    async fn bearer(&self, clinic: &ClinicName) -> Result<Bearer, TokenError> {
+        let now = self.clock.monotonic();
+        let found = self.bearers().get(clinic).cloned();
+        if let Some((bearer, since)) = found
+            && now.saturating_sub(since) < REMEMBERED
+        {
+            return Ok(bearer);
+        }
+        let bearer = self.tokens.bearer(clinic).await?;
+        self.bearers().insert(clinic.clone(), (bearer.clone(), now));
+        Ok(bearer)
+    }
+
+    fn bearers(&self) -> std::sync::MutexGuard<'_, HashMap<ClinicName, (Bearer, Duration)>> {
+        self.bearers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn attempt(
         &self,
+        place: &mut Place,
         bearer: &Bearer,
         url: Url,
         share: Share,
         limit: usize,
     ) -> Result<Reply, Trouble> {
         self.budget.spend(share).await?;
+        place.answer(self.send(bearer, url, limit)).await
+    }
+
+    async fn send(&self, bearer: &Bearer, url: Url, limit: usize) -> Result<Reply, Trouble> {
         let response = self
             .client
             .get(url)
@@ -180,6 +208,9 @@ impl Api {
             StatusCode::UNAUTHORIZED => Err(Trouble::Unauthorized),
             StatusCode::FORBIDDEN => Err(Trouble::Forbidden),
             StatusCode::NOT_FOUND => Err(Trouble::Gone),
+            StatusCode::SERVICE_UNAVAILABLE if retry_after.is_none() => Err(Trouble::Unavailable(
+                format!("the server answered {status}"),
+            )),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 Err(Trouble::Throttled {
                     status,
@@ -193,14 +224,6 @@ impl Api {
                 "the server answered {status}, which its contract does not know"
             ))),
         }
-    }
-
-    fn gate(&self, clinic: &ClinicName) -> Arc<Semaphore> {
-        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        let gate = gates
-            .entry(clinic.clone())
-            .or_insert_with(|| Arc::new(Semaphore::new(self.in_flight)));
-        Arc::clone(gate)
     }
 }
 

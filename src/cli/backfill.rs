@@ -103,7 +103,7 @@ pub(super) fn run(path: &Path, args: &Args) -> CommandResult {
                     Arc::clone(&pipeline)
                         .run_until_drained(&lifecycle, Scope::JobsOnly)
                         .await;
-                    pipeline.tokens.drain().await;
+                    super::run::drain(&pipeline).await;
                     done.cancel();
                 };
                 let (watched, ()) = tokio::join!(watch(&query, job, &done), work);

@@ -12,16 +12,18 @@ use crate::app::{self, StartError};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Clinic, Config};
 use crate::domain::DeliveryState;
-use crate::ledger::{LaneRow, Query};
+use crate::ledger::{LaneRow, Query, SinkRow};
 use crate::lifecycle::{Lifecycle, notify};
 use crate::observe::watchdog;
-use crate::pipeline::{Pipeline, Scope};
+use crate::pipeline::{Ended, Pipeline, Scope};
 use crate::schedule::{self, Nudges};
 use crate::store::{OpenError, Owner};
 use crate::token::{self, State};
 
 /// How often a state directory that cannot be used is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// How long a refresh in flight may take at the end.
+const LAST_REFRESH: Duration = Duration::from_secs(10);
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -77,7 +79,7 @@ async fn daemon(config: &Config, clock: SharedClock, lifecycle: &Lifecycle) -> C
     notify(&[NotifyState::Stopping]);
     tracing::info!("stopping: what is in flight is finished first");
     lifecycle.finish().await;
-    pipeline.tokens.drain().await;
+    drain(&pipeline).await;
     if let Err(error) = scheduler.shutdown().await {
         tracing::debug!(%error, "the scheduler did not shut down");
     }
@@ -128,6 +130,19 @@ async fn try_open(
     Ok((owner, pipeline))
 }
 
+/// Lets a refresh end, but not for longer than a stop may take: one that is cut off is settled at the next start.
+pub(super) async fn drain(pipeline: &Pipeline) {
+    if tokio::time::timeout(LAST_REFRESH, pipeline.tokens.drain())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "a refresh did not end in {} s: the next start settles it",
+            LAST_REFRESH.as_secs()
+        );
+    }
+}
+
 async fn once(config: &Config, clock: SharedClock, lifecycle: &Lifecycle) -> CommandResult {
     let (owner, pipeline) = try_open(config, &clock).await?;
     let lanes = pipeline.lanes.iter().copied().collect();
@@ -136,11 +151,21 @@ async fn once(config: &Config, clock: SharedClock, lifecycle: &Lifecycle) -> Com
         .make_due(lanes)
         .await
         .map_err(|error| Failure::new(Exit::State, error))?;
-    Arc::clone(&pipeline)
+    let ended = Arc::clone(&pipeline)
         .run_until_drained(lifecycle, Scope::Everything)
         .await;
-    pipeline.tokens.drain().await;
-    summarise(&owner, &pipeline, config).await
+    drain(&pipeline).await;
+    match ended {
+        Ended::Drained => summarise(&owner, &pipeline, config).await,
+        Ended::Stopped => Err(Failure::new(
+            Exit::Partial,
+            "stopped before the cycle was over: the next one goes on from there",
+        )),
+        Ended::LedgerUnavailable => Err(Failure::new(
+            Exit::State,
+            "the state directory cannot be written (`df -h`, `mount`): the next cycle goes on from there",
+        )),
+    }
 }
 
 /// One line per sink, one per lane in trouble.
@@ -189,8 +214,15 @@ async fn troubles(
         .into_iter()
         .filter(|row| configured(row) && row.trouble.is_some());
     let sinks = query.sinks().await?;
+    let is_configured = |row: &&SinkRow| {
+        config
+            .sinks
+            .iter()
+            .any(|sink| sink.name.as_str() == row.name)
+    };
     let left = sinks
         .iter()
+        .filter(is_configured)
         .map(|sink| sink.count(DeliveryState::Queued) + sink.count(DeliveryState::Claimed));
     Ok((troubled.collect(), left.sum()))
 }

@@ -28,15 +28,7 @@ impl Ledger {
     ) -> Result<Vec<Owed>, Unavailable> {
         let clinic = clinic.as_str().to_owned();
         self.store
-            .read(move |c| {
-                c.prepare_cached(
-                    "SELECT event, id, type, created_at, clinic_id, fetch_failures FROM event
-                     WHERE lane IN (SELECT lane FROM lane WHERE clinic = ?1) AND fetch_at <= ?2
-                     ORDER BY fetch_at LIMIT ?3",
-                )?
-                .query_map((clinic, ms(now), limit), owed)?
-                .collect()
-            })
+            .read(move |c| owed_to(c, &clinic, now, limit))
             .await
     }
 
@@ -57,31 +49,25 @@ impl Ledger {
             .await
     }
 
-    /// A detail is here: seals it and makes its deliveries ready. Gives the sinks that have work now.
+    /// Details are here: seals them and makes their deliveries ready, all or none. Gives the sinks that have work now.
     pub async fn fetched(
         &self,
-        event: EventKey,
-        body: &EventBody,
+        bodies: &[(EventKey, EventBody)],
     ) -> Result<Vec<SinkId>, Unavailable> {
-        let sealed = self
-            .store
-            .sealer()
-            .seal(&body_place(event), body.as_json().as_bytes());
+        let sealed = bodies.iter().map(|(event, body)| {
+            let place = body_place(*event);
+            let sealed = self.store.sealer().seal(&place, body.as_json().as_bytes());
+            (*event, sealed)
+        });
+        let sealed: Vec<_> = sealed.collect();
         self.store
             .write(move |c| {
-                c.prepare_cached("INSERT OR REPLACE INTO body (event, sealed) VALUES (?1, ?2)")?
-                    .execute((event.0, sealed))?;
-                c.prepare_cached("UPDATE event SET fetch_at = NULL, fetch_trouble = NULL WHERE event = ?1")?
-                    .execute([event.0])?;
-                let sinks = c
-                    .prepare_cached(
-                        "UPDATE delivery SET ready = 1 WHERE event = ?1 AND state = 'queued' RETURNING sink",
-                    )?
-                    .query_map([event.0], |row| row.get(0).map(SinkId))?
-                    .collect::<rusqlite::Result<Vec<_>>>()?;
-                if sinks.is_empty() {
-                    outbox::forget_body(c, event)?;
+                let mut sinks = Vec::new();
+                for (event, sealed) in sealed {
+                    keep(c, event, &sealed, &mut sinks)?;
                 }
+                sinks.sort_unstable();
+                sinks.dedup();
                 Ok(sinks)
             })
             .await
@@ -105,6 +91,43 @@ impl Ledger {
             .await
     }
 
+    /// A clinic's grant does not work: what it is owed and another clinic has listed too is handed over to that one,
+    /// and what is older than the vendor keeps events is given up. `too_old` is that edge.
+    pub async fn hand_over(
+        &self,
+        clinic: &ClinicName,
+        too_old: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Result<(), Unavailable> {
+        const OTHER: &str = "SELECT s.lane FROM sighting s JOIN lane l USING (lane) WHERE s.event = event.event AND l.clinic <> ?1";
+        let clinic = clinic.as_str().to_owned();
+        self.store
+            .write(move |c| {
+                let owed =
+                    "fetch_at IS NOT NULL AND lane IN (SELECT lane FROM lane WHERE clinic = ?1)";
+                c.prepare_cached(&format!(
+                    "INSERT OR IGNORE INTO sighting (event, lane)
+                     SELECT event, lane FROM event WHERE {owed} AND EXISTS ({OTHER})"
+                ))?
+                .execute([&clinic])?;
+                c.prepare_cached(&format!(
+                    "UPDATE event SET lane = ({OTHER} LIMIT 1) WHERE {owed} AND EXISTS ({OTHER})"
+                ))?
+                .execute([&clinic])?;
+                let lost = c
+                    .prepare_cached(&format!(
+                        "SELECT event FROM event WHERE {owed} AND created_at < ?2"
+                    ))?
+                    .query_map((&clinic, ms(too_old)), |row| row.get(0).map(EventKey))?
+                    .collect::<rusqlite::Result<Vec<_>>>()?;
+                for event in lost {
+                    skip_all(c, event, "unreachable", now)?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
     /// The vendor does not have the event any more: its deliveries are skipped with this reason.
     pub async fn fetch_gone(
         &self,
@@ -116,6 +139,30 @@ impl Ledger {
             .write(move |c| skip_all(c, event, reason, now))
             .await
     }
+}
+
+fn keep(
+    c: &Connection,
+    event: EventKey,
+    sealed: &[u8],
+    sinks: &mut Vec<SinkId>,
+) -> rusqlite::Result<()> {
+    c.prepare_cached("INSERT OR REPLACE INTO body (event, sealed) VALUES (?1, ?2)")?
+        .execute((event.0, sealed))?;
+    c.prepare_cached("UPDATE event SET fetch_at = NULL, fetch_trouble = NULL WHERE event = ?1")?
+        .execute([event.0])?;
+    let mut ready = c.prepare_cached(
+        "UPDATE delivery SET ready = 1 WHERE event = ?1 AND state = 'queued' RETURNING sink",
+    )?;
+    let before = sinks.len();
+    for sink in ready.query_map([event.0], |row| row.get(0).map(SinkId))? {
+        sinks.push(sink?);
+    }
+    if sinks.len() == before {
+        // Nobody waits for it any more.
+        outbox::forget_body(c, event)?;
+    }
+    Ok(())
 }
 
 fn skip_all(
@@ -131,6 +178,33 @@ fn skip_all(
     )?
     .execute((reason, ms(now), event.0))
     .map(drop)
+}
+
+/// Asks lane by lane, which the index answers in order: over all lanes at once, SQLite would read and sort everything
+/// that the clinic is owed, however long its backlog.
+fn owed_to(
+    c: &Connection,
+    clinic: &str,
+    now: DateTime<Utc>,
+    limit: usize,
+) -> rusqlite::Result<Vec<Owed>> {
+    let lanes: Vec<i64> = c
+        .prepare_cached("SELECT lane FROM lane WHERE clinic = ?1")?
+        .query_map([clinic], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut of_lane = c.prepare_cached(
+        "SELECT event, id, type, created_at, clinic_id, fetch_failures, fetch_at FROM event
+         WHERE lane = ?1 AND fetch_at <= ?2 ORDER BY fetch_at LIMIT ?3",
+    )?;
+    let mut all: Vec<(i64, Owed)> = Vec::new();
+    for lane in lanes {
+        for row in of_lane.query_map((lane, ms(now), limit), |row| Ok((row.get(6)?, owed(row)?)))? {
+            all.push(row?);
+        }
+    }
+    all.sort_by_key(|(fetch_at, owed)| (*fetch_at, owed.event.0));
+    all.truncate(limit);
+    Ok(all.into_iter().map(|(_, owed)| owed).collect())
 }
 
 fn owed(row: &Row<'_>) -> rusqlite::Result<Owed> {

@@ -134,8 +134,11 @@ impl Ledger {
                 None => unreadable.push((row.delivery, row.event)),
             }
         }
-        if !unreadable.is_empty() {
-            self.fetch_again(unreadable, now).await?;
+        if !unreadable.is_empty()
+            && let Err(error) = self.fetch_again(unreadable, now).await
+        {
+            // Those stay claimed until the sink resumes; the good ones must not wait with them.
+            tracing::error!(%error, "a damaged body could not be asked for again");
         }
         claims.sort_by(|a, b| {
             (a.parcel.created_at, &a.parcel.event).cmp(&(b.parcel.created_at, &b.parcel.event))
@@ -221,7 +224,7 @@ impl Ledger {
                 let orphans = c
                     .prepare_cached(
                         "SELECT delivery, id FROM delivery JOIN event USING (event)
-                         WHERE sink = ?1 AND state = 'claimed' ORDER BY delivery",
+                         WHERE sink = ?1 AND state = 'claimed' AND state NOT IN ('done', 'skipped') ORDER BY delivery",
                     )?
                     .query_map([sink.0], |row| {
                         Ok(Orphan {

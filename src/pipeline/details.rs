@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
@@ -11,7 +11,7 @@ use super::Pipeline;
 use crate::api::Trouble;
 use crate::api::budget::Share;
 use crate::decide::back_off;
-use crate::domain::ClinicName;
+use crate::domain::{ClinicName, EventBody};
 use crate::fetch;
 use crate::ledger::{EventKey, Owed};
 use crate::schedule::LISTED;
@@ -21,12 +21,16 @@ use crate::store::Unavailable;
 const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_hours(6));
 /// How long a clinic's details are left alone when nothing of them could be fetched.
 const REST: Duration = Duration::from_secs(30);
+/// Bodies of a clinic that may wait for the disk, for each request that may be in flight: bounds memory.
+const WAITING: usize = 16;
+/// How long past the 30-day edge a detail waits for its clinic's grant: the vendor does not serve it any more.
+const LONGEST_GRANT_TROUBLE: TimeDelta = TimeDelta::days(1);
 /// So many events in a row without an answer: it is not the event, it is the server.
 const SERVER_IS_DOWN: u32 = 4;
 
 /// What one fetch says about the next.
 enum Step {
-    Fetched,
+    Fetched(EventBody),
     /// This event waits on its own row.
     Failed,
     /// This event got no answer: perhaps none will.
@@ -38,68 +42,119 @@ enum Step {
 impl Pipeline {
     /// Fetches what a clinic is owed now, until nothing is left or nothing can be fetched.
     pub(super) async fn fetch_owed(&self, clinic: &ClinicName) {
+        match self.try_fetch_owed(clinic).await {
+            Ok(None) => {}
+            Ok(Some(wait)) => self.activity.rest(clinic, self.now() + wait),
+            Err(error) => self.ledger_trouble(&error),
+        }
+    }
+
+    /// Gives how long the clinic is to be left alone, if so. While some bodies go to disk, the next are fetched: the
+    /// disk takes many in the time of one.
+    async fn try_fetch_owed(&self, clinic: &ClinicName) -> Result<Option<Duration>, Unavailable> {
+        let most = WAITING * self.in_flight;
         let mut queue: VecDeque<Owed> = VecDeque::new();
         let mut taken: HashSet<EventKey> = HashSet::new();
-        let mut running = FuturesUnordered::new();
+        let mut fetching = FuturesUnordered::new();
+        let mut fetched: Vec<(EventKey, EventBody)> = Vec::new();
+        let mut writing = FuturesUnordered::new();
         let mut unanswered = 0;
-        loop {
-            while running.len() < self.in_flight {
-                if queue.is_empty() {
-                    let wanted = running.len() + 8 * self.in_flight;
-                    match self.ledger.owed(clinic, self.now(), wanted).await {
-                        Ok(owed) => {
-                            queue.extend(owed.into_iter().filter(|o| !taken.contains(&o.event)));
-                        }
-                        Err(error) => return self.ledger_trouble(&error),
-                    }
+        // Nothing more was owed when last asked; worth asking again when something has been kept.
+        let mut exhausted = false;
+        let rest = loop {
+            while fetching.len() < 2 * self.in_flight && taken.len() < most {
+                if queue.is_empty() && !exhausted {
+                    let owed = self.ledger.owed(clinic, self.now(), 2 * most).await?;
+                    exhausted = owed.len() < 2 * most;
+                    queue.extend(owed.into_iter().filter(|o| !taken.contains(&o.event)));
                 }
                 let Some(owed) = queue.pop_front() else { break };
                 taken.insert(owed.event);
-                running.push(async move { (owed.event, self.fetch_one(clinic, owed).await) });
+                fetching.push(async move { (owed.event, self.fetch_one(clinic, owed).await) });
             }
-            let Some((event, step)) = running.next().await else {
-                return;
-            };
-            taken.remove(&event);
-            match step {
-                Ok(Step::Fetched) => unanswered = 0,
-                Ok(Step::Failed) => {}
-                Ok(Step::Unanswered) => unanswered += 1,
-                Ok(Step::Rest(wait)) => return self.activity.rest(clinic, self.now() + wait),
-                Err(error) => return self.ledger_trouble(&error),
+            if writing.is_empty() && !fetched.is_empty() {
+                writing.push(self.keep(std::mem::take(&mut fetched)));
             }
-            if unanswered >= SERVER_IS_DOWN {
-                return self.activity.rest(clinic, self.now() + REST);
+            tokio::select! {
+                Some((event, step)) = fetching.next() => match step? {
+                    Step::Fetched(body) => {
+                        unanswered = 0;
+                        fetched.push((event, body));
+                    }
+                    Step::Failed => drop(taken.remove(&event)),
+                    Step::Unanswered => {
+                        taken.remove(&event);
+                        unanswered += 1;
+                        if unanswered >= SERVER_IS_DOWN {
+                            break Some(REST);
+                        }
+                    }
+                    Step::Rest(wait) => break Some(wait),
+                },
+                Some(kept) = writing.next() => {
+                    for event in kept? {
+                        taken.remove(&event);
+                    }
+                    exhausted = false;
+                }
+                else => break None,
             }
+        };
+        // What was fetched before a rest is not fetched again.
+        while let Some(kept) = writing.next().await {
+            kept?;
         }
+        if !fetched.is_empty() {
+            self.keep(fetched).await?;
+        }
+        Ok(rest)
+    }
+
+    /// Makes bodies durable and their deliveries ready, and rings the sinks; gives the events.
+    async fn keep(&self, bodies: Vec<(EventKey, EventBody)>) -> Result<Vec<EventKey>, Unavailable> {
+        crate::crash::point("fetch.before_kept");
+        let ready = self.ledger.fetched(&bodies).await?;
+        for sink in self.sinks.iter().filter(|sink| ready.contains(&sink.id)) {
+            sink.wake.notify_one();
+        }
+        Ok(bodies.into_iter().map(|(event, _)| event).collect())
     }
 
     async fn fetch_one(&self, clinic: &ClinicName, owed: Owed) -> Result<Step, Unavailable> {
         let now = self.now();
         let event = &owed.reference.id;
         match fetch::detail(&self.api, clinic, &owed.reference, Share::Polling).await {
-            Ok(body) => {
-                crate::crash::point("fetch.before_kept");
-                let ready = self.ledger.fetched(owed.event, &body).await?;
-                for sink in self.sinks.iter().filter(|sink| ready.contains(&sink.id)) {
-                    sink.wake.notify_one();
-                }
-                Ok(Step::Fetched)
-            }
+            Ok(body) => Ok(Step::Fetched(body)),
             Err(Trouble::Ledger(error)) => Err(error),
-            Err(Trouble::Grant(_)) => Ok(Step::Rest(REST)),
+            Err(Trouble::Grant(_)) => {
+                let too_old = now - LISTED - LONGEST_GRANT_TROUBLE;
+                self.ledger.hand_over(clinic, too_old, now).await?;
+                Ok(Step::Rest(REST))
+            }
             Err(ref trouble @ Trouble::Throttled { retry_after, .. }) => {
-                let wait = retry_after.unwrap_or(REST).min(10 * REST);
+                let wait = retry_after.unwrap_or(REST).clamp(REST / 10, 10 * REST);
                 tracing::warn!(%clinic, wait_s = wait.as_secs(), "details wait: {trouble}");
+                // Not the first one to be asked for again: were it the event, it would keep all others back.
+                self.ledger
+                    .fetch_failed(owed.event, trouble.to_string(), now + wait)
+                    .await?;
                 Ok(Step::Rest(wait))
             }
-            Err(trouble @ (Trouble::Gone | Trouble::Contract(_)))
-                if now - owed.reference.created_at > LISTED =>
-            {
-                let reason = if matches!(trouble, Trouble::Gone) {
-                    "gone"
-                } else {
-                    "unreadable"
+            Err(
+                trouble @ (Trouble::Gone
+                | Trouble::Contract(_)
+                | Trouble::Forbidden
+                | Trouble::Unauthorized),
+            ) if now - owed.reference.created_at > LISTED => {
+                let reason = match trouble {
+                    Trouble::Gone => "gone",
+                    Trouble::Contract(_) => "unreadable",
+                    Trouble::Forbidden
+                    | Trouble::Unauthorized
+                    | Trouble::Grant(_)
+                    | Trouble::Throttled { .. }
+                    | Trouble::Unavailable(_)
+                    | Trouble::Ledger(_) => "refused",
                 };
                 tracing::warn!(%clinic, %event, "{trouble}, and it is older than 30 days: not delivered ({reason})");
                 self.ledger.fetch_gone(owed.event, reason, now).await?;
@@ -125,7 +180,7 @@ impl Pipeline {
 
 /// A retry is made just past the 30-day edge at the latest: there a 404 becomes final (`fullscript-api.md` §7.5).
 fn retry_at(owed: &Owed, now: DateTime<Utc>, wait: Duration) -> DateTime<Utc> {
-    let edge = owed.reference.created_at + LISTED + chrono::TimeDelta::seconds(1);
+    let edge = owed.reference.created_at + LISTED + TimeDelta::seconds(1);
     let at = now + wait;
     if edge > now { at.min(edge) } else { at }
 }

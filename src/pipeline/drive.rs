@@ -4,17 +4,23 @@
 //! lane and clinic in a task of its own, so that none waits for another.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::outbox::Until;
-use super::{Pipeline, Work};
+use super::{Activity, Pipeline, Work};
 use crate::ledger::Pruned;
 use crate::lifecycle::Lifecycle;
 use crate::schedule::Nudges;
 use crate::store::Unavailable;
+
+/// The longest sleep between two looks.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+/// While work goes on, looks are this far apart: pieces of work end by the hundred, and each look reads all that is due.
+const BREATH: Duration = Duration::from_millis(20);
 
 /// What a look is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +31,38 @@ pub enum Scope {
     JobsOnly,
 }
 
+/// How a cycle ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Nothing was due any more.
+    Drained,
+    /// Somebody stopped it.
+    Stopped,
+    /// The state directory cannot be written.
+    LedgerUnavailable,
+}
+
 /// What a look found.
 enum Look {
     /// So many pieces of work were begun.
     Begun(usize),
     /// Nothing can be known.
     LedgerUnavailable,
+}
+
+impl Activity {
+    /// Returns when a piece of work has ended or has brought new work: at once if nothing is being done any more, else
+    /// a moment later, so that one look serves what happens meanwhile.
+    async fn news(&self) {
+        self.changed.notified().await;
+        if self.is_idle() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(BREATH) => {}
+            () = self.idle.notified() => {}
+        }
+    }
 }
 
 impl Pipeline {
@@ -46,7 +78,6 @@ impl Pipeline {
         let hourly = Arc::clone(&self);
         let (hour, soft) = (Arc::clone(&nudges.hour), lifecycle.soft().clone());
         lifecycle.spawn(async move { hourly.prune_hourly(&hour, &soft).await });
-        let changed = Arc::clone(&self.activity.changed);
         while !lifecycle.soft().is_cancelled() {
             self.look(Scope::Everything, lifecycle).await;
             nudges.looked();
@@ -55,40 +86,59 @@ impl Pipeline {
             let degraded = self.activity.is_degraded();
             tokio::select! {
                 () = nudges.tick.notified() => {}
-                () = changed.notified(), if !degraded => {}
+                () = self.activity.news(), if !degraded => {}
+                // A wall clock that is set back stops the cron ticks until it has caught up.
+                () = tokio::time::sleep(LONGEST_SLEEP) => {}
                 () = lifecycle.soft().cancelled() => {}
             }
         }
     }
 
     /// Works until nothing is due any more and every sink is drained, or until the soft stop.
-    pub async fn run_until_drained(self: Arc<Self>, lifecycle: &Lifecycle, scope: Scope) {
+    pub async fn run_until_drained(self: Arc<Self>, lifecycle: &Lifecycle, scope: Scope) -> Ended {
         let until = Until {
             stopped: lifecycle.soft().clone(),
             drained: CancellationToken::new(),
         };
         let mut outbox = JoinSet::new();
         for index in 0..self.sinks.len() {
-            outbox.spawn(Arc::clone(&self).run_sink(index, until.clone()));
+            let sink = Arc::clone(&self).run_sink(index, until.clone());
+            let hard = lifecycle.hard().clone();
+            outbox.spawn(async move {
+                tokio::select! {
+                    () = sink => {}
+                    () = hard.cancelled() => {}
+                }
+            });
         }
-        let changed = Arc::clone(&self.activity.changed);
+        let mut ended = Ended::Stopped;
         while !lifecycle.soft().is_cancelled() {
             match self.look(scope, lifecycle).await {
-                Look::Begun(0) if self.activity.is_idle() => break,
                 // What is due stays due for as long as nothing can be written: a cycle ends, the daemon waits.
-                Look::Begun(_) if self.activity.is_degraded() => break,
+                Look::Begun(_) if self.activity.is_degraded() => {
+                    ended = Ended::LedgerUnavailable;
+                    break;
+                }
+                Look::Begun(0) if self.activity.is_idle() => {
+                    ended = Ended::Drained;
+                    break;
+                }
                 Look::Begun(_) => {
                     tokio::select! {
-                        () = changed.notified() => {}
+                        () = self.activity.news() => {}
                         () = lifecycle.soft().cancelled() => {}
                     }
                 }
-                Look::LedgerUnavailable => break,
+                Look::LedgerUnavailable => {
+                    ended = Ended::LedgerUnavailable;
+                    break;
+                }
             }
         }
         until.drained.cancel();
         self.wake_sinks();
         while outbox.join_next().await.is_some() {}
+        ended
     }
 
     /// Begins what is due and not being done already; gives how much that is.
@@ -117,12 +167,8 @@ impl Pipeline {
                     });
                 }
             }
-            if self
-                .tokens
-                .next_refresh_at()
-                .await?
-                .is_some_and(|at| at <= now)
-            {
+            let refresh_at = self.tokens.next_refresh_at().await?;
+            if refresh_at.is_some_and(|at| at <= now) && self.activity.may_keep_alive(now) {
                 self.begin(lifecycle, Work::KeepAlive, |pipeline| async move {
                     if let Err(error) = pipeline.tokens.keep_alive().await {
                         pipeline.ledger_trouble(&error);

@@ -19,7 +19,7 @@ mod outbox;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Notify;
 
 use crate::api::Api;
@@ -34,7 +34,10 @@ use crate::sinks::AnySink;
 use crate::store::Unavailable;
 use crate::token::Tokens;
 
-pub use drive::Scope;
+pub use drive::{Ended, Scope};
+
+/// Between two looks at the grants that are due.
+const KEEP_ALIVE_PAUSE: TimeDelta = TimeDelta::seconds(5);
 
 /// A sink that is open, with its rules and its bell.
 pub struct OpenSink {
@@ -70,7 +73,7 @@ pub struct Pipeline {
     pub pace: Pace,
     /// What the first poll of a lane does.
     pub first_run: FirstRun,
-    /// Details of one clinic that are fetched at once.
+    /// Requests of one clinic that may be in flight at once.
     pub in_flight: usize,
     /// What goes on at the moment.
     pub activity: Activity,
@@ -110,6 +113,8 @@ pub struct Activity {
     busy: Arc<Mutex<Busy>>,
     /// Rung when a piece of work has ended or has brought new work.
     changed: Arc<Notify>,
+    /// Rung when the last piece of work has ended.
+    idle: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -118,6 +123,7 @@ struct Busy {
     resting: HashMap<ClinicName, DateTime<Utc>>,
     stopped: HashMap<SinkId, String>,
     clocks: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    kept_alive_at: Option<DateTime<Utc>>,
     degraded: bool,
 }
 
@@ -134,6 +140,7 @@ enum Work {
 struct Working {
     busy: Arc<Mutex<Busy>>,
     changed: Arc<Notify>,
+    idle: Arc<Notify>,
     work: Work,
 }
 
@@ -142,6 +149,9 @@ impl Drop for Working {
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         busy.work.remove(&self.work);
         self.changed.notify_one();
+        if busy.work.is_empty() {
+            self.idle.notify_one();
+        }
     }
 }
 
@@ -155,6 +165,7 @@ impl Activity {
         self.locked().work.insert(work.clone()).then(|| Working {
             busy: Arc::clone(&self.busy),
             changed: Arc::clone(&self.changed),
+            idle: Arc::clone(&self.idle),
             work,
         })
     }
@@ -192,6 +203,18 @@ impl Activity {
 
     fn sink_works(&self, sink: SinkId) {
         self.locked().stopped.remove(&sink);
+    }
+
+    /// Whether the grants may be looked after now: one that cannot be refreshed stays due, and is not tried all the time.
+    fn may_keep_alive(&self, now: DateTime<Utc>) -> bool {
+        let mut busy = self.locked();
+        let may = busy
+            .kept_alive_at
+            .is_none_or(|at| (now - at).abs() >= KEEP_ALIVE_PAUSE);
+        if may {
+            busy.kept_alive_at = Some(now);
+        }
+        may
     }
 
     fn enter_degraded(&self) -> bool {

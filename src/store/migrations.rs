@@ -17,17 +17,7 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Op
         path: path.to_owned(),
         source,
     };
-    let found: u32 = connection
-        .pragma_query_value(None, "user_version", |row| row.get(0))
-        .map_err(sqlite)?;
-    let known = u32::try_from(STEPS.len()).unwrap_or(u32::MAX);
-    if found > known {
-        return Err(OpenError::Newer {
-            path: path.to_owned(),
-            found,
-            known,
-        });
-    }
+    let found = version(connection, path)?;
     for (version, step) in (1..).zip(STEPS).skip(found as usize) {
         let transaction = connection.transaction().map_err(sqlite)?;
         transaction.execute_batch(step).map_err(sqlite)?;
@@ -37,4 +27,39 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Op
         transaction.commit().map_err(sqlite)?;
     }
     Ok(())
+}
+
+/// The newest schema.
+fn newest() -> u32 {
+    u32::try_from(STEPS.len()).unwrap_or(u32::MAX)
+}
+
+/// The schema of a database, if this program knows it.
+fn version(connection: &Connection, path: &Path) -> Result<u32, OpenError> {
+    let found = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(|source| OpenError::Sqlite {
+            path: path.to_owned(),
+            source,
+        })?;
+    if found > newest() {
+        return Err(OpenError::Newer {
+            path: path.to_owned(),
+            found,
+            known: newest(),
+        });
+    }
+    Ok(found)
+}
+
+/// Refuses a database that is to be migrated: that is for its owner to do.
+pub(super) fn expect_newest(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    match version(connection, path)? {
+        found if found == newest() => Ok(()),
+        found => Err(OpenError::Older {
+            path: path.to_owned(),
+            found,
+            wanted: newest(),
+        }),
+    }
 }

@@ -57,6 +57,18 @@ pub enum OpenError {
         /// The newest schema known here.
         known: u32,
     },
+    /// Written by an earlier version of this program, whose daemon may be running: only a start may change it.
+    #[error(
+        "{path} has schema {found}, this program needs {wanted}: restart the daemon with this version first (`systemctl restart fullscript-events`)"
+    )]
+    Older {
+        /// The database.
+        path: PathBuf,
+        /// Its schema.
+        found: u32,
+        /// The schema needed.
+        wanted: u32,
+    },
     /// The state directory belongs to another Fullscript app.
     #[error(
         "{path} belongs to the app `{found}`, the configuration names `{wanted}`: give every app a state directory of its own ([state] directory)"
@@ -121,6 +133,7 @@ impl Store {
         if !path.exists() {
             return Err(OpenError::Missing(path));
         }
+        migrations::expect_newest(&connect(&path)?, &path)?;
         Self::open(&path, app, key)
     }
 
@@ -203,7 +216,8 @@ fn connect(path: &Path) -> Result<Connection, OpenError> {
         ("trusted_schema", "off", "0"),
         // Bounds memory whatever the backlog: 8 MiB a connection.
         ("cache_size", "-8192", "-8192"),
-        ("wal_autocheckpoint", "2000", "2000"),
+        // Each checkpoint writes pages a second time and waits for the disk twice: seldom, every 64 MiB.
+        ("wal_autocheckpoint", "16384", "16384"),
         ("journal_size_limit", "67108864", "67108864"),
     ] {
         let read = |connection: &Connection| {

@@ -424,7 +424,7 @@ impl Bench {
             Op::Fetched(id) => {
                 if let Some(event) = self.owed(id).await {
                     let body = EventBody::from_json(format!("{{\"id\":\"{}\"}}", IDS[id]));
-                    self.ledger().fetched(event, &body).await.unwrap();
+                    self.ledger().fetched(&[(event, body)]).await.unwrap();
                     let known = self.model.events.get_mut(&id).unwrap();
                     (known.owed, known.body) = (false, true);
                     self.model

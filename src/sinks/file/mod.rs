@@ -104,7 +104,7 @@ impl FileSink {
 
 impl Sink for FileSink {
     fn batch(&self) -> usize {
-        256
+        512
     }
 
     fn concurrency(&self) -> usize {

@@ -192,7 +192,7 @@ async fn a_bad_detail_is_its_events_trouble_and_loses_nothing() {
     wrong-clinic: the answer is about another clinic than the one asked for
     down: the server answered 502 Bad Gateway
     teapot: the server answered 418 I'm a teapot, which its contract does not know
-    throttled: none
+    throttled: none | the server asks to come later (429 Too Many Requests)
     "#);
     // Of these two faults a detail has nothing to be spoilt.
     for (name, _) in FAULTS {

@@ -240,9 +240,9 @@ async fn a_baseline_killed_after_each_page_skips_the_past_and_nothing_else() {
     let mut made_since = Vec::new();
     for kill in 0..4 {
         if kill < 2 {
-            // A page that is not whole is no place to go on from: the next run lists everything again, and must still
-            // know when the baseline began.
-            let broken = FaultRule::next(1, Endpoint::List, Fault::IdWithNewline);
+            // A retry after a failed page begins at the top: it lists everything again, and must still know when the
+            // baseline began.
+            let broken = FaultRule::next(1, Endpoint::List, Fault::Html);
             world.vendor.fail(broken);
         }
         let mut daemon = world.daemon_dying_at("sweep.after_page");

@@ -209,7 +209,7 @@ async fn a_dead_delivery_is_sent_again_as_a_new_one_when_a_person_says_so() {
     let states: Vec<_> = to_hook.map(|d| (d.ordinal, d.state, d.attempts)).collect();
     assert_eq!(
         states,
-        [(1, DeliveryState::Dead, 2), (2, DeliveryState::Done, 1)]
+        [(1, DeliveryState::Skipped, 2), (2, DeliveryState::Done, 1)]
     );
     let got = hook.got();
     assert_eq!(got[2].attempt, "1");

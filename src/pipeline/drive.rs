@@ -3,6 +3,7 @@
 //! Both drive the same passes. Each look asks the ledger what is due and begins what is not being done already, every
 //! lane and clinic in a task of its own, so that none waits for another.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -157,19 +158,27 @@ impl Pipeline {
         scope: Scope,
         lifecycle: &Lifecycle,
     ) -> Result<usize, Unavailable> {
+        // Known before the ledger is read: what ends in between is still due in what was read, and must not be begun
+        // a second time for it. Its end rings for the next look.
+        let busy = self.activity.busy();
         let now = self.now();
         let mut begun = 0;
         if scope == Scope::Everything {
             for lane in self.ledger.due_lanes(now, self.pace.fast).await? {
                 if self.lanes.contains(&lane.id) {
-                    begun += self.begin(lifecycle, Work::Sweep(lane.id), |pipeline| async move {
-                        pipeline.sweep(lane).await;
-                    });
+                    begun += self.begin(
+                        lifecycle,
+                        &busy,
+                        Work::Sweep(lane.id),
+                        |pipeline| async move {
+                            pipeline.sweep(lane).await;
+                        },
+                    );
                 }
             }
             let refresh_at = self.tokens.next_refresh_at().await?;
             if refresh_at.is_some_and(|at| at <= now) && self.activity.may_keep_alive(now) {
-                self.begin(lifecycle, Work::KeepAlive, |pipeline| async move {
+                self.begin(lifecycle, &busy, Work::KeepAlive, |pipeline| async move {
                     if let Err(error) = pipeline.tokens.keep_alive().await {
                         pipeline.ledger_trouble(&error);
                     }
@@ -180,6 +189,7 @@ impl Pipeline {
             if !self.activity.is_resting(&clinic, now) {
                 begun += self.begin(
                     lifecycle,
+                    &busy,
                     Work::Details(clinic.clone()),
                     |pipeline| async move {
                         pipeline.fetch_owed(&clinic).await;
@@ -190,6 +200,7 @@ impl Pipeline {
         for work in self.ledger.open_job_lanes().await? {
             begun += self.begin(
                 lifecycle,
+                &busy,
                 Work::Job(work.job.job, work.id),
                 |pipeline| async move {
                     pipeline.backfill(work).await;
@@ -199,12 +210,23 @@ impl Pipeline {
         Ok(begun)
     }
 
-    /// Spawns a piece of work, unless it is being done; 1 if it was begun.
-    fn begin<F, Fut>(self: &Arc<Self>, lifecycle: &Lifecycle, work: Work, body: F) -> usize
+    /// Spawns a piece of work, unless it is being done or was `busy` before the ledger was read. Gives 1 if it was begun,
+    /// or is for a later look to begin.
+    fn begin<F, Fut>(
+        self: &Arc<Self>,
+        lifecycle: &Lifecycle,
+        busy: &HashSet<Work>,
+        work: Work,
+        body: F,
+    ) -> usize
     where
         F: FnOnce(Arc<Self>) -> Fut,
         Fut: Future<Output = ()> + Send + 'static,
     {
+        if busy.contains(&work) {
+            // Whether it is due still is seen after its end.
+            return 1;
+        }
         let Some(working) = self.activity.begin(work) else {
             return 0;
         };

@@ -170,6 +170,11 @@ impl Activity {
         })
     }
 
+    /// What is being done now.
+    fn busy(&self) -> HashSet<Work> {
+        self.locked().work.clone()
+    }
+
     fn is_idle(&self) -> bool {
         self.locked().work.is_empty()
     }

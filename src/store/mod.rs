@@ -214,6 +214,9 @@ fn connect(path: &Path) -> Result<Connection, OpenError> {
         ("synchronous", "full", "2"),
         ("foreign_keys", "on", "1"),
         ("trusted_schema", "off", "0"),
+        // What a savepoint would roll back is kept in memory: in files it cost twice the writes of the ledger itself,
+        // and rows would lie outside the state directory. Bounded by the pages that one piece of work changes.
+        ("temp_store", "memory", "2"),
         // Bounds memory whatever the backlog: 8 MiB a connection.
         ("cache_size", "-8192", "-8192"),
         // Each checkpoint writes pages a second time and waits for the disk twice: seldom, every 64 MiB.

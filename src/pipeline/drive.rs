@@ -45,8 +45,10 @@ pub enum Ended {
 
 /// What a look found.
 enum Look {
-    /// So many pieces of work were begun.
-    Begun(usize),
+    /// Nothing was being done, and nothing is due.
+    NothingLeft,
+    /// Something is being done, or was until a moment ago.
+    AtWork,
     /// Nothing can be known.
     LedgerUnavailable,
 }
@@ -116,15 +118,15 @@ impl Pipeline {
         while !lifecycle.soft().is_cancelled() {
             match self.look(scope, lifecycle).await {
                 // What is due stays due for as long as nothing can be written: a cycle ends, the daemon waits.
-                Look::Begun(_) if self.activity.is_degraded() => {
+                Look::NothingLeft | Look::AtWork if self.activity.is_degraded() => {
                     ended = Ended::LedgerUnavailable;
                     break;
                 }
-                Look::Begun(0) if self.activity.is_idle() => {
+                Look::NothingLeft => {
                     ended = Ended::Drained;
                     break;
                 }
-                Look::Begun(_) => {
+                Look::AtWork => {
                     tokio::select! {
                         () = self.activity.news() => {}
                         () = lifecycle.soft().cancelled() => {}
@@ -142,10 +144,10 @@ impl Pipeline {
         ended
     }
 
-    /// Begins what is due and not being done already; gives how much that is.
+    /// Begins what is due and not being done already.
     async fn look(self: &Arc<Self>, scope: Scope, lifecycle: &Lifecycle) -> Look {
         match self.try_look(scope, lifecycle).await {
-            Ok(begun) => Look::Begun(begun),
+            Ok(look) => look,
             Err(error) => {
                 self.ledger_trouble(&error);
                 Look::LedgerUnavailable
@@ -157,7 +159,7 @@ impl Pipeline {
         self: &Arc<Self>,
         scope: Scope,
         lifecycle: &Lifecycle,
-    ) -> Result<usize, Unavailable> {
+    ) -> Result<Look, Unavailable> {
         // Known before the ledger is read: what ends in between is still due in what was read, and must not be begun
         // a second time for it. Its end rings for the next look.
         let busy = self.activity.busy();
@@ -207,7 +209,12 @@ impl Pipeline {
                 },
             );
         }
-        Ok(begun)
+        // What was being done before the ledger was read may have brought work since: only the next look can tell.
+        Ok(if begun == 0 && busy.is_empty() {
+            Look::NothingLeft
+        } else {
+            Look::AtWork
+        })
     }
 
     /// Spawns a piece of work, unless it is being done or was `busy` before the ledger was read. Gives 1 if it was begun,

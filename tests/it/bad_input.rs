@@ -8,7 +8,7 @@ use fullscript_events::ledger::{EventFilter, LaneRow, Query};
 use fullscript_events::simulator::{Endpoint, ErrorBody, Fault, FaultRule};
 
 use crate::stepped::{DAY, HOUR, Stepped, polling};
-use crate::world::Setup;
+use crate::world::{Setup, assert_same_ids};
 
 /// Each meets a clinic of this name.
 const FAULTS: [(&str, Fault); 14] = [
@@ -148,7 +148,7 @@ async fn a_bad_list_is_its_lanes_trouble_and_loses_nothing() {
     let foreign = "00000000-0000-4000-8000-000000000000";
     let mut shown = world.shown_ids();
     shown.retain(|id| id != foreign);
-    assert_eq!(shown, world.made_ids());
+    assert_same_ids(&shown, &world.made_ids());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ use fullscript_events::pipeline::Scope;
 use fullscript_events::simulator::Options;
 use secrecy::SecretString;
 
-use crate::world::{Setup, World};
+use crate::world::{Setup, World, assert_same_ids};
 
 pub(crate) const MINUTE: Duration = Duration::from_mins(1);
 pub(crate) const HOUR: Duration = Duration::from_hours(1);
@@ -160,8 +160,9 @@ impl Stepped {
     }
 
     /// Every event arrived once at the file sink, and its detail was fetched once.
+    #[track_caller]
     pub(crate) fn assert_all_shown_once(&self) {
-        assert_eq!(self.shown_ids(), self.made_ids());
+        assert_same_ids(&self.shown_ids(), &self.made_ids());
         assert_eq!(self.vendor.counters().retrieved_again, 0);
     }
 }

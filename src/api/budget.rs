@@ -17,8 +17,9 @@ use crate::clock::SharedClock;
 use crate::config;
 use crate::store::{Store, Unavailable};
 
-/// A window is measured this much longer than the vendor's (a fiftieth), because requests spend unequal times on the
-/// way: two that leave a window apart may arrive closer together.
+/// A window is measured longer than the vendor's, by a fiftieth and at least this, because requests spend unequal times
+/// on the way: two that leave a window apart may arrive closer together.
+const SHORTEST_TRAVEL: Duration = Duration::from_secs(1);
 const TRAVEL_SHARE: u32 = 50;
 /// The capacity is leased in at least so many blocks.
 const BLOCKS: u32 = 100;
@@ -256,7 +257,7 @@ impl Window {
             capacity,
             backfill_cap: settings.backfill.clamp(1, capacity - 1),
             block: (capacity / BLOCKS).max(1),
-            length: settings.window + settings.window / TRAVEL_SHARE,
+            length: settings.window + (settings.window / TRAVEL_SHARE).max(SHORTEST_TRAVEL),
             closed: VecDeque::new(),
             polling: 0,
             backfill: 0,

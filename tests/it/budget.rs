@@ -75,7 +75,7 @@ async fn log_in_offline(world: &World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_window_is_ever_overdrawn_and_every_clinic_is_polled_across_restarts() {
-    let requests = parameter("FULLSCRIPT_EVENTS_BUDGET_REQUESTS", 500);
+    let requests = parameter("FULLSCRIPT_EVENTS_BUDGET_REQUESTS", 400);
     let window_s = parameter("FULLSCRIPT_EVENTS_BUDGET_WINDOW_S", 2);
     let window = Duration::from_secs(window_s.into());
     let options = Options {

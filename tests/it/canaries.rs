@@ -290,7 +290,19 @@ async fn no_secret_and_no_patient_is_found_where_none_may_be() {
     cycle(&world, "json", &mut hay, "a cycle after that");
     daemon(&world, "text", &mut hay);
     daemon(&world, "json", &mut hay);
-    hay.add_output("config check", &world.run(&["config", "check"]));
+    for words in [
+        "config check",
+        "auth list",
+        "status",
+        "status --json",
+        "status --check",
+        "events list --json",
+        "sinks list",
+        "backfill --since 7d",
+    ] {
+        let command: Vec<&str> = words.split(' ').collect();
+        hay.add_output(words, &world.run(&command));
+    }
     hay.add_directory("at the end", &world.state_path());
     let exec = world.directory.path().join("exec");
     let mut runs = 0;

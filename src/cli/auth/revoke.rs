@@ -41,6 +41,6 @@ pub(super) async fn run(config: &Path, args: &Args) -> CommandResult {
             };
             Failure::new(exit, error)
         })?;
-    println!("{clinic}: revoked {revoked} token pairs and forgot the grant");
+    println!("{clinic}: forgot the grant and revoked its tokens (pairs: {revoked})");
     Ok(Exit::Done)
 }

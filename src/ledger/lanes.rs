@@ -117,16 +117,6 @@ impl Ledger {
             .await
     }
 
-    /// One lane.
-    pub async fn lane(&self, lane: LaneId) -> Result<LaneState, Unavailable> {
-        self.store
-            .read(move |c| {
-                c.prepare_cached(&format!("SELECT {COLUMNS} FROM lane WHERE lane = ?1"))?
-                    .query_row([lane.0], lane_state)
-            })
-            .await
-    }
-
     /// Begins the baseline of a lane: what was created before `issue_from` will be skipped. A baseline that was begun
     /// before keeps its own beginning.
     pub async fn begin_baseline(

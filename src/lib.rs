@@ -1,4 +1,12 @@
 //! Fullscript webhooks without a public endpoint, and with a memory.
+//!
+//! The tour, in the order of an event's way: [`schedule`] says which sweep of a lane is due; [`token`] has a bearer that
+//! works and is on disk; [`api`] asks under one budget; [`list`] reads a page; [`route`] names the sinks; [`ledger`]
+//! admits each id once; [`fetch`] brings the detail; [`deliver`] hands it to one of the [`sinks`]; [`decide`] says what
+//! the outcome means; the ledger settles it. [`pipeline`] alone knows that order, [`app`] puts the parts together, and
+//! [`cli`] is what people type. [`simulator`] plays Fullscript for all of it.
+//!
+//! `ARCHITECTURE.md` has the picture, the numbered invariants and three walks through the code.
 
 pub mod api;
 pub mod app;

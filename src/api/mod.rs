@@ -1,7 +1,7 @@
 //! Requests to Fullscript: one authorised GET, under the budget that all clinics share.
 //!
 //! Every attempt spends one permit; a 401 is answered by one newer token and one more attempt, never by a loop; a
-//! clinic that hangs takes nobody else's place ([`places`]). What went wrong is named by the reaction it asks for ([`Trouble`]).
+//! clinic that hangs takes nobody else's place (`places`). What went wrong is named by the reaction it asks for ([`Trouble`]).
 
 pub mod budget;
 mod places;

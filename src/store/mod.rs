@@ -2,7 +2,7 @@
 //!
 //! What it guarantees: the pragmas that the promises rest on are set *and read back* (SQLite ignores a misspelt one);
 //! a caller of [`Store::write`] wakes only after its change is on disk; many small writes share one `fsync` (group
-//! commit, [`queue`]); a database of a newer version, of another app or sealed with another key is refused before
+//! commit, `queue`); a database of a newer version, of another app or sealed with another key is refused before
 //! anything else happens.
 //!
 //! One process owns the state directory ([`Owner`]): it alone polls, refreshes and delivers. Others read, or write

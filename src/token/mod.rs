@@ -1,8 +1,8 @@
 //! The grants: for each clinic a bearer that works now.
 //!
-//! What it guarantees: a token is on disk before it is used ([`vault`]); a grant is refreshed by one task of one
-//! process at a time ([`refresh`]); only Fullscript's own refusal of every stored token ends a grant, and refusals of
-//! all grants at once are taken for what they are, a wrong configuration ([`state`]); no secret is in a log, an error
+//! What it guarantees: a token is on disk before it is used (`vault`); a grant is refreshed by one task of one
+//! process at a time (`refresh`); only Fullscript's own refusal of every stored token ends a grant, and refusals of
+//! all grants at once are taken for what they are, a wrong configuration (`state`); no secret is in a log, an error
 //! or a `Debug`.
 
 mod enroll;

@@ -15,7 +15,7 @@ use fullscript_events::pipeline::Scope;
 use fullscript_events::simulator::{Options, RateLimit};
 use secrecy::SecretString;
 
-use crate::stepped::until;
+use crate::stepped::{MINUTE, until_within};
 use crate::world::{Setup, World};
 
 const CLINICS: usize = 300;
@@ -41,7 +41,11 @@ async fn run_until(world: &World, what: &str, enough: impl Fn() -> bool) -> Dura
     let pipeline = app::open(&config, &owner, clock).await.unwrap();
     let life = Lifecycle::begin();
     let stop = async {
-        until(what, async || enough()).await;
+        // A lane is polled seldom, and a request may have to wait for a whole window.
+        until_within(MINUTE + 4 * config.poll.budget.window, what, async || {
+            enough()
+        })
+        .await;
         life.soft().cancel();
     };
     let run = Arc::clone(&pipeline).run_until_drained(&life, Scope::Everything);

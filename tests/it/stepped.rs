@@ -184,8 +184,17 @@ pub(crate) fn two_clinics(setup: Setup) -> Setup {
 }
 
 /// Waits until something has happened, for a minute at most.
-pub(crate) async fn until(what: &str, mut happened: impl AsyncFnMut() -> bool) {
-    let end = std::time::Instant::now() + MINUTE;
+pub(crate) async fn until(what: &str, happened: impl AsyncFnMut() -> bool) {
+    until_within(MINUTE, what, happened).await;
+}
+
+/// Waits until something has happened, for `limit` at most.
+pub(crate) async fn until_within(
+    limit: Duration,
+    what: &str,
+    mut happened: impl AsyncFnMut() -> bool,
+) {
+    let end = std::time::Instant::now() + limit;
     while !happened().await {
         assert!(std::time::Instant::now() < end, "never: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;

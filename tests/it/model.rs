@@ -206,7 +206,8 @@ impl Model {
             }
             let event = self.events.entry(id).or_insert(Event {
                 lane: page.lane,
-                seen_by: BTreeSet::from([page.lane]),
+                // A backfill is no sighting: it may have looked for one sink alone.
+                seen_by: (!by_job).then_some(page.lane).into_iter().collect(),
                 by_job,
                 skipped: None,
                 owed: false,
@@ -764,7 +765,7 @@ fn only_the_newest_claim_of_the_living_owner_may_settle() {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 32,
+        cases: cases(),
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
@@ -777,4 +778,9 @@ proptest! {
         let before = if ready { everything_is_ready() } else { Vec::new() };
         replay(before.into_iter().chain(ops));
     }
+}
+
+/// How many random histories: few by default, many by `FULLSCRIPT_EVENTS_HISTORIES`.
+fn cases() -> u32 {
+    std::env::var("FULLSCRIPT_EVENTS_HISTORIES").map_or(32, |text| text.parse().unwrap())
 }

@@ -140,6 +140,10 @@ fn commit_batches(connection: &Connection, mut receiver: mpsc::Receiver<Box<dyn 
     let mut in_company = false;
     while let Some(first) = receiver.blocking_recv() {
         if in_company {
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "this thread serves the queue alone and blocks no runtime"
+            )]
             std::thread::sleep(GATHERING);
         }
         let mut batch = vec![first];

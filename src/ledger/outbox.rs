@@ -224,7 +224,7 @@ impl Ledger {
                 let orphans = c
                     .prepare_cached(
                         "SELECT delivery, id FROM delivery JOIN event USING (event)
-                         WHERE sink = ?1 AND state = 'claimed' AND state NOT IN ('done', 'skipped') ORDER BY delivery",
+                         WHERE sink = ?1 AND state = 'claimed' ORDER BY delivery",
                     )?
                     .query_map([sink.0], |row| {
                         Ok(Orphan {

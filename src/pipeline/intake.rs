@@ -40,10 +40,15 @@ impl Pipeline {
             return;
         };
         match self.list_whole(&lane, plan).await {
-            Ok(swept) => self.sweep_ended(&lane, plan.sweep, &swept).await,
+            Ok(swept) => {
+                self.sweep_ended(&lane, plan.sweep, &swept).await;
+                // Else it has released nothing: a bell for each of a thousand quiet lanes is a thousand looks.
+                if swept.admitted.issued > 0 || lane.failures > 0 {
+                    self.wake_sinks();
+                }
+            }
             Err(trouble) => self.sweep_failed(&lane, plan.sweep, trouble).await,
         }
-        self.wake_sinks();
     }
 
     async fn list_whole(&self, lane: &LaneState, plan: Plan) -> Result<Swept, Trouble> {

@@ -98,6 +98,8 @@ impl Pipeline {
         let mut attempts: JoinSet<Result<(), Stopped>> = JoinSet::new();
         let mut failed = None;
         while failed.is_none() && !until.stopped.is_cancelled() {
+            // Known before the ledger is asked: what was released after the question is seen by one more.
+            let drained = until.drained.is_cancelled();
             let free = sink.sink.concurrency().saturating_sub(attempts.len());
             let claims = match free {
                 0 => Vec::new(),
@@ -107,7 +109,6 @@ impl Pipeline {
             for batch in batches(claims, sink.sink.batch()) {
                 attempts.spawn(Arc::clone(&self).attempt(index, batch));
             }
-            let drained = until.drained.is_cancelled();
             if drained && nothing_due && attempts.is_empty() {
                 break;
             }

@@ -18,6 +18,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
@@ -207,7 +208,11 @@ fn connect(path: &Path) -> Result<Connection, OpenError> {
     connection
         .busy_timeout(std::time::Duration::from_millis(BUSY_TIMEOUT_MS.into()))
         .map_err(sqlite)?;
-    connection.set_prepared_statement_cache_capacity(64);
+    connection.set_prepared_statement_cache_capacity(128);
+    // Plans must not depend on the values that are bound: else SQLite compiles some statements anew at every use.
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
+        .map_err(sqlite)?;
     for (pragma, set, wanted) in [
         ("journal_mode", "wal", "wal"),
         // Measured: with NORMAL a power cut hands events on twice; with FULL none.

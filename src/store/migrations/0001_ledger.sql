@@ -100,7 +100,7 @@ CREATE TABLE delivery (
   UNIQUE (event, sink, ordinal)
 ) STRICT;
 CREATE INDEX delivery_due ON delivery (sink, due_at, delivery) WHERE state = 'queued' AND ready = 1;
-CREATE INDEX delivery_open ON delivery (sink, state) WHERE state NOT IN ('done', 'skipped');
+CREATE INDEX delivery_claimed ON delivery (sink) WHERE state = 'claimed';
 
 -- Requests spent, in blocks: a restart does not forget them.
 CREATE TABLE lease (

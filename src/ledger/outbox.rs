@@ -190,26 +190,6 @@ impl Ledger {
             .await
     }
 
-    /// Gives claims back unattempted, as if they had never been made: a clean stop, or a sink that stopped.
-    pub async fn give_back(&self, claims: Vec<Claim>) -> Result<(), Unavailable> {
-        self.store
-            .write(move |c| {
-                for claim in claims {
-                    c.prepare_cached(
-                        "UPDATE delivery SET state = 'queued', attempts = attempts - 1
-                         WHERE delivery = ?1 AND state = 'claimed' AND epoch = ?2 AND attempts = ?3",
-                    )?
-                    .execute((
-                        claim.parcel.delivery.0,
-                        claim.epoch.0,
-                        claim.parcel.attempt,
-                    ))?;
-                }
-                Ok(())
-            })
-            .await
-    }
-
     /// What a sink's last checkpoint was, and which of its deliveries are claimed. Asked only while no attempt of the
     /// sink is in flight: whoever claimed them is gone, or was stopped.
     pub async fn orphans(

@@ -3,20 +3,17 @@
 //!
 //! `fsync` costs the same for one row as for five hundred; without this, `synchronous = FULL` would make polling wait
 //! for the disk at every event. Where several pieces share a transaction, each runs in a savepoint, so that one that
-//! fails takes nothing else with it. If the commit itself fails (a full disk), every caller of that batch learns it, and nothing of it is there.
+//! fails takes nothing else with it. If the commit itself fails (a full disk), every caller of that batch learns it,
+//! and nothing of it is there.
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 /// The most pieces of work in one transaction: bounds how long the first of them waits.
 const LARGEST_BATCH: usize = 512;
-/// How long a piece of work waits for company while there is some: each commit writes every changed page again and
-/// waits for the disk, so that fewer and larger ones are faster in all.
-const GATHERING: Duration = Duration::from_millis(3);
 /// How many pieces of work may wait before callers do.
 const WAITING: usize = 4096;
 
@@ -136,22 +133,12 @@ impl Queue {
 }
 
 fn commit_batches(connection: &Connection, mut receiver: mpsc::Receiver<Box<dyn Work>>) {
-    // A lone caller that writes one thing after another is never kept waiting.
-    let mut in_company = false;
     while let Some(first) = receiver.blocking_recv() {
-        if in_company {
-            #[allow(
-                clippy::disallowed_methods,
-                reason = "this thread serves the queue alone and blocks no runtime"
-            )]
-            std::thread::sleep(GATHERING);
-        }
         let mut batch = vec![first];
         while batch.len() < LARGEST_BATCH {
             let Ok(next) = receiver.try_recv() else { break };
             batch.push(next);
         }
-        in_company = batch.len() > 1;
         let committed = commit(connection, &mut batch);
         if committed.is_err() {
             // Leaves the connection usable for the next batch; what failed is told to every caller below.

@@ -54,9 +54,6 @@ enum Op {
         which: usize,
         verdict: Verdict,
     },
-    GiveBack {
-        which: usize,
-    },
     /// The owner is gone; the next one begins its epoch.
     Crash,
     /// A sink finds out what became of its orphans.
@@ -125,7 +122,6 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..3_usize).prop_map(Op::Gone),
         6 => (0..2_usize, 1..4_usize).prop_map(|(sink, limit)| Op::Claim { sink, limit }),
         6 => (0..9_usize, verdict).prop_map(|(which, verdict)| Op::Settle { which, verdict }),
-        1 => (0..9_usize).prop_map(|which| Op::GiveBack { which }),
         2 => Just(Op::Crash),
         3 => (0..2_usize, fate).prop_map(|(sink, fate)| Op::Resume { sink, fate }),
         1 => (0..2_usize, 0..3_usize).prop_map(|(sink, id)| Op::Resend { sink, id }),
@@ -447,7 +443,6 @@ impl Bench {
             }
             Op::Claim { sink, limit } => self.claim(sink, limit).await,
             Op::Settle { which, verdict } => self.settle(which, verdict).await,
-            Op::GiveBack { which } => self.give_back(which).await,
             Op::Crash => self.take_over().await,
             Op::Resume { sink, fate } => self.resume(sink, fate).await,
             Op::Resend { sink, id } => self.resend(sink, id).await,
@@ -503,6 +498,10 @@ impl Bench {
         }
     }
 
+    fn take_held(&mut self, which: usize) -> Option<Holding> {
+        (!self.held.is_empty()).then(|| self.held.remove(which % self.held.len()))
+    }
+
     async fn settle(&mut self, which: usize, verdict: Verdict) {
         let Some(Holding {
             claim,
@@ -556,27 +555,6 @@ impl Bench {
                 self.checkpoint = Some(mark);
             }
         }
-    }
-
-    async fn give_back(&mut self, which: usize) {
-        let Some(held) = self.take_held(which) else {
-            return;
-        };
-        let attempt = held.claim.parcel.attempt;
-        let live = self.model.is_live(held.place, attempt, held.epoch);
-        // Of an earlier owner nobody is left who could: its process has ended.
-        if held.epoch == self.epoch() {
-            self.ledger().give_back(vec![held.claim]).await.unwrap();
-            if live {
-                let delivery = &mut self.model.deliveries[held.place];
-                delivery.state = DeliveryState::Queued;
-                delivery.attempts -= 1;
-            }
-        }
-    }
-
-    fn take_held(&mut self, which: usize) -> Option<Holding> {
-        (!self.held.is_empty()).then(|| self.held.remove(which % self.held.len()))
     }
 
     async fn resume(&mut self, sink: usize, fate: Fate) {

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{ChildStdin, Command};
 
-use super::{Checkpoint, Delivered, Orphan, Resumed, Sink, Stopped};
+use super::{Delivered, Sink, Stopped};
 use crate::config;
 use crate::domain::{Outcome, Parcel};
 use crate::format::native;
@@ -159,14 +159,6 @@ impl Sink for ExecSink {
 
     fn concurrency(&self) -> usize {
         self.settings.concurrency
-    }
-
-    async fn resume(
-        &self,
-        _checkpoint: Option<Checkpoint>,
-        orphans: Vec<Orphan>,
-    ) -> Result<Resumed, Stopped> {
-        Ok(Resumed::all_doubtful(orphans))
     }
 
     async fn deliver(&self, parcels: &[Parcel], _now: DateTime<Utc>) -> Result<Delivered, Stopped> {

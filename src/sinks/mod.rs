@@ -89,7 +89,11 @@ pub trait Sink: Send + Sync + 'static {
         &self,
         checkpoint: Option<Checkpoint>,
         orphans: Vec<Orphan>,
-    ) -> impl Future<Output = Result<Resumed, Stopped>> + Send;
+    ) -> impl Future<Output = Result<Resumed, Stopped>> + Send {
+        // An opaque or keyed sink keeps no checkpoint and cannot know what its receiver has.
+        drop(checkpoint);
+        std::future::ready(Ok(Resumed::all_doubtful(orphans)))
+    }
 
     /// One attempt for each parcel. `now` is the clock's: signatures and rotation use it. `Err`: the sink
     /// needs a person. The parcels stay claimed, and the next [`Sink::resume`] gets them as orphans: after a failed

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 
-use super::{Checkpoint, Delivered, Orphan, Resumed, Sink, Stopped};
+use super::{Delivered, Sink, Stopped};
 use crate::domain::{Outcome, Parcel};
 use crate::format::{NotAnEvent, native};
 
@@ -64,14 +64,6 @@ impl Sink for StdoutSink {
 
     fn concurrency(&self) -> usize {
         1
-    }
-
-    async fn resume(
-        &self,
-        _checkpoint: Option<Checkpoint>,
-        orphans: Vec<Orphan>,
-    ) -> Result<Resumed, Stopped> {
-        Ok(Resumed::all_doubtful(orphans))
     }
 
     async fn deliver(&self, parcels: &[Parcel], _now: DateTime<Utc>) -> Result<Delivered, Stopped> {

@@ -19,7 +19,7 @@ use url::Host;
 
 use self::resolve::FilteringResolver;
 use super::address::{NetError, Policy, Refused};
-use super::{Checkpoint, Delivered, Orphan, Resumed, Sink, Stopped};
+use super::{Delivered, Sink, Stopped};
 use crate::config::{self, WebhookFormat};
 use crate::domain::{Outcome, Parcel};
 use crate::format::{NotAnEvent, fullscript, native, signature};
@@ -142,14 +142,6 @@ impl Sink for WebhookSink {
 
     fn concurrency(&self) -> usize {
         self.settings.concurrency
-    }
-
-    async fn resume(
-        &self,
-        _checkpoint: Option<Checkpoint>,
-        orphans: Vec<Orphan>,
-    ) -> Result<Resumed, Stopped> {
-        Ok(Resumed::all_doubtful(orphans))
     }
 
     async fn deliver(&self, parcels: &[Parcel], now: DateTime<Utc>) -> Result<Delivered, Stopped> {

@@ -266,6 +266,8 @@ impl Pipeline {
                         events,
                         "forgot events that were last listed more than 35 days ago"
                     );
+                    // There may be more than one batch of them; each is a transaction of its own.
+                    hour.notify_one();
                 }
                 Ok(Pruned::ClocksDisagree) => tracing::error!(
                     ours = %heard_at.format("%FT%TZ"), fullscripts = %server_now.format("%FT%TZ"),

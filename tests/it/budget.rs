@@ -16,7 +16,7 @@ use fullscript_events::simulator::{Options, RateLimit};
 use secrecy::SecretString;
 
 use crate::stepped::{MINUTE, until_within};
-use crate::world::{Setup, World};
+use crate::world::{Setup, World, own};
 
 const CLINICS: usize = 300;
 const CATEGORIES: [&str; 5] = [
@@ -36,7 +36,7 @@ fn parameter(name: &str, default: u32) -> u32 {
 /// Runs until `enough`, then drops everything in the middle of it.
 async fn run_until(world: &World, what: &str, enough: impl Fn() -> bool) -> Duration {
     let config = world.config();
-    let owner = app::take_ownership(&config).unwrap();
+    let owner = own(&config);
     let clock: SharedClock = Arc::new(SystemClock::start());
     let pipeline = app::open(&config, &owner, clock).await.unwrap();
     let life = Lifecycle::begin();
@@ -67,7 +67,7 @@ async fn run_until(world: &World, what: &str, enough: impl Fn() -> bool) -> Dura
 /// Gives every clinic a grant without asking the vendor: that would spend the budget one clinic after the other.
 async fn log_in_offline(world: &World) {
     let config = world.config();
-    let owner = app::take_ownership(&config).unwrap();
+    let owner = own(&config);
     let clock: SharedClock = Arc::new(SystemClock::start());
     let budget = Budget::beside(
         owner.store().clone(),

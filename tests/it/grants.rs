@@ -13,7 +13,7 @@ use fullscript_events::simulator::{Endpoint, Fault, FaultRule, Options, Rotation
 use tokio::task::JoinSet;
 
 use crate::binary::{crash_points, was_killed};
-use crate::world::{Setup, World};
+use crate::world::{Setup, World, own};
 
 const ONCE: [&str; 2] = ["run", "--once"];
 /// What the log says of a clinic that needs a person.
@@ -114,7 +114,7 @@ async fn a_lost_reply_costs_one_more_call_and_under_fullscripts_rotation_nothing
 async fn sixty_four_tasks_that_want_a_token_at_once_cost_one_call() {
     let world = expired(Rotation::OnUse).await;
     let config = world.config();
-    let owner = app::take_ownership(&config).unwrap();
+    let owner = own(&config);
     let clock: SharedClock = Arc::new(SystemClock::start());
     let settings = config.poll.budget;
     let budget = Budget::open(owner.store().clone(), Arc::clone(&clock), settings);

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use chrono_tz::Tz;
-use fullscript_events::app;
 use fullscript_events::domain::{ClinicName, DeliveryState};
 use fullscript_events::ledger::{Ledger, Pruned};
 use fullscript_events::simulator::{ALL_SCOPES, Bounds, Endpoint, Fault, FaultRule, Options};
@@ -436,7 +435,7 @@ async fn an_id_is_forgotten_35_days_after_it_was_last_listed_and_never_unsettled
     let open = world.make("oak", "patient.emancipated");
     world.pass().await;
     let prune = async |skew: Duration| {
-        let owner = app::take_ownership(&world.config()).unwrap();
+        let owner = crate::world::own(&world.config());
         let ledger = Ledger::new(owner.store().clone(), owner.epoch());
         ledger.prune(world.now(), world.now() + skew).await.unwrap()
     };

@@ -16,7 +16,7 @@ use fullscript_events::pipeline::Scope;
 use fullscript_events::simulator::Options;
 use secrecy::SecretString;
 
-use crate::world::{Setup, World, assert_same_ids};
+use crate::world::{Setup, World, assert_same_ids, own};
 
 pub(crate) const MINUTE: Duration = Duration::from_mins(1);
 pub(crate) const HOUR: Duration = Duration::from_hours(1);
@@ -54,7 +54,7 @@ impl Stepped {
 
     async fn log_in_all(&self) {
         let config = self.config();
-        let owner = app::take_ownership(&config).unwrap();
+        let owner = own(&config);
         let budget = Budget::beside(owner.store().clone(), self.shared(), config.poll.budget);
         let tokens = app::tokens(&config, owner.store(), &self.shared(), budget).unwrap();
         for clinic in &self.clinics {
@@ -78,7 +78,7 @@ impl Stepped {
     /// Does what is due now, and nothing else.
     pub(crate) async fn pass(&self) {
         let config = self.config();
-        let owner = app::take_ownership(&config).unwrap();
+        let owner = own(&config);
         let pipeline = app::open(&config, &owner, self.shared()).await.unwrap();
         let life = Lifecycle::begin();
         Arc::clone(&pipeline)
@@ -94,7 +94,7 @@ impl Stepped {
         mut happened: impl AsyncFnMut(&Query) -> bool,
     ) {
         let config = self.config();
-        let owner = app::take_ownership(&config).unwrap();
+        let owner = own(&config);
         let pipeline = app::open(&config, &owner, self.shared()).await.unwrap();
         let query = pipeline.ledger.query();
         let life = Lifecycle::begin();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fullscript_events::api::budget::Budget;
-use fullscript_events::app;
+use fullscript_events::app::{self, StartError};
 use fullscript_events::clock::{Clock as _, ManualClock, SharedClock, SystemClock};
 use fullscript_events::config::{self, Config};
 use fullscript_events::domain::ClinicName;
@@ -15,7 +15,7 @@ use fullscript_events::ledger::Query;
 use fullscript_events::lifecycle::Lifecycle;
 use fullscript_events::pipeline::Scope;
 use fullscript_events::simulator::{Options, SimClinic, Simulator};
-use fullscript_events::store::Owner;
+use fullscript_events::store::{OpenError, Owner};
 use secrecy::SecretString;
 use serde_json::Value;
 
@@ -141,7 +141,7 @@ impl World {
 
     async fn log_in_by(&self, clock: SharedClock) {
         let config = self.config();
-        let owner = app::take_ownership(&config).unwrap();
+        let owner = own(&config);
         let settings = config.poll.budget;
         let budget = Budget::open(owner.store().clone(), Arc::clone(&clock), settings);
         let budget = budget.await.unwrap();
@@ -164,7 +164,7 @@ impl World {
     /// One whole cycle by another clock.
     pub(crate) async fn cycle_with(&self, clock: SharedClock) {
         let config = self.config();
-        let owner = app::take_ownership(&config).unwrap();
+        let owner = own(&config);
         let pipeline = app::open(&config, &owner, clock).await.unwrap();
         let lanes = pipeline.lanes.iter().copied().collect();
         pipeline.ledger.make_due(lanes).await.unwrap();
@@ -177,7 +177,7 @@ impl World {
 
     /// The questions to the ledger, while no daemon runs in this process.
     pub(crate) fn query(&self) -> (Owner, Query) {
-        let owner = app::take_ownership(&self.config()).unwrap();
+        let owner = own(&self.config());
         let query = Query::new(owner.store().clone());
         (owner, query)
     }
@@ -243,6 +243,20 @@ impl Drop for World {
             return;
         }
         check_invariants(&self.ledger_path());
+    }
+}
+
+/// Takes the state directory. While another test starts a process, the child holds a copy of every open file until it
+/// has become its program, and so for a moment the lock of an owner that is gone.
+pub(crate) fn own(config: &Config) -> Owner {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        match app::take_ownership(config) {
+            Err(StartError::State(OpenError::Owned(_))) if std::time::Instant::now() < end => {
+                std::thread::yield_now();
+            }
+            owner => return owner.unwrap(),
+        }
     }
 }
 

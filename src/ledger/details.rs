@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row};
 
-use super::{EventKey, Ledger, SinkId, at, body_place, damaged, ms, outbox};
+use super::{EventKey, Ledger, SinkId, at, body_place, damaged, ms, numbers, outbox};
 use crate::domain::{ClinicId, ClinicName, EventBody, EventId, EventType, Reference};
 use crate::store::Unavailable;
 
@@ -60,17 +60,7 @@ impl Ledger {
             (*event, sealed)
         });
         let sealed: Vec<_> = sealed.collect();
-        self.store
-            .write(move |c| {
-                let mut sinks = Vec::new();
-                for (event, sealed) in sealed {
-                    keep(c, event, &sealed, &mut sinks)?;
-                }
-                sinks.sort_unstable();
-                sinks.dedup();
-                Ok(sinks)
-            })
-            .await
+        self.store.write(move |c| keep(c, &sealed)).await
     }
 
     /// A fetch failed: the event is owed again at `retry_at`.
@@ -85,7 +75,7 @@ impl Ledger {
                 c.prepare_cached(
                     "UPDATE event SET fetch_failures = fetch_failures + 1, fetch_trouble = ?1, fetch_at = ?2 WHERE event = ?3",
                 )?
-                .execute((trouble, ms(retry_at), event.0))
+                .execute((&trouble, ms(retry_at), event.0))
                 .map(drop)
             })
             .await
@@ -141,31 +131,30 @@ impl Ledger {
     }
 }
 
-fn keep(
-    c: &Connection,
-    event: EventKey,
-    sealed: &[u8],
-    sinks: &mut Vec<SinkId>,
-) -> rusqlite::Result<()> {
-    // A body that is here already stays: every attempt has the same bytes.
-    c.prepare_cached("INSERT OR IGNORE INTO body (event, sealed) VALUES (?1, ?2)")?
-        .execute((event.0, sealed))?;
-    c.prepare_cached("UPDATE event SET fetch_at = NULL, fetch_trouble = NULL WHERE event = ?1")?
-        .execute([event.0])?;
-    let before = sinks.len();
-    // Not `RETURNING`: for that SQLite makes a table of its own at every call, which took longer than all the rest.
-    let mut waiting =
-        c.prepare_cached("SELECT sink FROM delivery WHERE event = ?1 AND state = 'queued'")?;
-    for sink in waiting.query_map([event.0], |row| row.get(0).map(SinkId))? {
-        sinks.push(sink?);
+fn keep(c: &Connection, sealed: &[(EventKey, Vec<u8>)]) -> rusqlite::Result<Vec<SinkId>> {
+    for (event, sealed) in sealed {
+        // A body that is here already stays: every attempt has the same bytes.
+        c.prepare_cached("INSERT OR IGNORE INTO body (event, sealed) VALUES (?1, ?2)")?
+            .execute((event.0, sealed))?;
     }
-    c.prepare_cached("UPDATE delivery SET ready = 1 WHERE event = ?1 AND state = 'queued'")?
-        .execute([event.0])?;
-    if sinks.len() == before {
-        // Nobody waits for it any more.
-        outbox::forget_body(c, event)?;
-    }
-    Ok(())
+    let events = numbers(sealed.iter().map(|(event, _)| event.0));
+    c.prepare_cached(
+        "UPDATE event SET fetch_at = NULL, fetch_trouble = NULL WHERE event IN rarray(?1)",
+    )?
+    .execute([&events])?;
+    let sinks = c
+        .prepare_cached(
+            "SELECT DISTINCT sink FROM delivery WHERE event IN rarray(?1) AND state = 'queued'",
+        )?
+        .query_map([&events], |row| row.get(0).map(SinkId))?
+        .collect::<rusqlite::Result<_>>()?;
+    c.prepare_cached(
+        "UPDATE delivery SET ready = 1 WHERE event IN rarray(?1) AND state = 'queued'",
+    )?
+    .execute([&events])?;
+    // Nobody may wait for one of them any more.
+    outbox::forget_bodies(c, &events)?;
+    Ok(sinks)
 }
 
 fn skip_all(
@@ -183,8 +172,8 @@ fn skip_all(
     .map(drop)
 }
 
-/// Asks lane by lane, which the index answers in order: over all lanes at once, SQLite would read and sort everything
-/// that the clinic is owed, however long its backlog.
+/// Asks lane by lane, which the index alone answers in order: over all lanes at once, SQLite would read and sort
+/// everything that the clinic is owed, however long its backlog. Only the rows that are taken are read.
 fn owed_to(
     c: &Connection,
     clinic: &str,
@@ -196,18 +185,24 @@ fn owed_to(
         .query_map([clinic], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     let mut of_lane = c.prepare_cached(
-        "SELECT event, id, type, created_at, clinic_id, fetch_failures, fetch_at FROM event
-         WHERE lane = ?1 AND fetch_at <= ?2 ORDER BY fetch_at LIMIT ?3",
+        "SELECT fetch_at, event FROM event WHERE lane = ?1 AND fetch_at <= ?2 ORDER BY fetch_at, event LIMIT ?3",
     )?;
-    let mut all: Vec<(i64, Owed)> = Vec::new();
+    let mut all: Vec<(i64, i64)> = Vec::new();
     for lane in lanes {
-        for row in of_lane.query_map((lane, ms(now), limit), |row| Ok((row.get(6)?, owed(row)?)))? {
+        for row in
+            of_lane.query_map((lane, ms(now), limit), |row| Ok((row.get(0)?, row.get(1)?)))?
+        {
             all.push(row?);
         }
     }
-    all.sort_by_key(|(fetch_at, owed)| (*fetch_at, owed.event.0));
-    all.truncate(limit);
-    Ok(all.into_iter().map(|(_, owed)| owed).collect())
+    all.sort_unstable();
+    let mut of_event = c.prepare_cached(
+        "SELECT event, id, type, created_at, clinic_id, fetch_failures FROM event WHERE event = ?1",
+    )?;
+    all.into_iter()
+        .take(limit)
+        .map(|(_, event)| of_event.query_row([event], owed))
+        .collect()
 }
 
 fn owed(row: &Row<'_>) -> rusqlite::Result<Owed> {

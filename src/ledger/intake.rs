@@ -1,9 +1,15 @@
 //! Admission: a page of a listing becomes rows, once per event id.
 
-use chrono::{DateTime, Utc};
-use rusqlite::{Connection, OptionalExtension};
+use std::collections::HashMap;
+use std::rc::Rc;
 
-use super::{EventKey, LaneId, Ledger, SinkId, day, ms};
+use chrono::{DateTime, Utc};
+use rusqlite::Connection;
+use rusqlite::types::Value;
+use rusqlite::vtab::array::Array;
+
+use super::lanes::{self, SweepEnd};
+use super::{EventKey, LaneId, Ledger, SinkId, day, ms, numbers};
 use crate::domain::{Reference, Sweep};
 use crate::store::Unavailable;
 
@@ -20,6 +26,8 @@ pub struct Page {
     pub foreign: Vec<Reference>,
     /// When.
     pub now: DateTime<Utc>,
+    /// How the sweep ends, if this is its last page.
+    pub end: Option<SweepEnd>,
 }
 
 /// Why a page was listed, which decides what is issued of it.
@@ -87,101 +95,145 @@ impl std::ops::AddAssign for Admitted {
 }
 
 impl Ledger {
-    /// Admits a page in one transaction, its progress included.
-    pub async fn admit(&self, page: Page) -> Result<Admitted, Unavailable> {
-        self.store.write(move |c| admit(c, page)).await
+    /// Admits a page in one transaction, its progress and the end of its sweep included.
+    pub async fn admit(&self, mut page: Page) -> Result<Admitted, Unavailable> {
+        // A listing is newest first; rows are made oldest first, so that equal due times keep the order of happening.
+        page.events
+            .sort_by(|(a, _), (b, _)| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        self.store.write(move |c| admit(c, &page)).await
     }
 }
 
-fn admit(c: &Connection, mut page: Page) -> rusqlite::Result<Admitted> {
+/// What the memory holds of an id that was listed.
+struct Known {
+    event: EventKey,
+    lane: LaneId,
+    listed_day: i64,
+    /// Only a backfill has listed it.
+    by_job: bool,
+}
+
+fn admit(c: &Connection, page: &Page) -> rusqlite::Result<Admitted> {
     let mut admitted = Admitted::default();
-    // A listing is newest first; rows are made oldest first, so that equal due times keep the order of happening.
-    page.events
-        .sort_by(|(a, _), (b, _)| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+    let mut known = known(c, page)?;
+    let today = day(page.now);
+    let listed_again = known.values().filter(|known| known.listed_day < today);
+    let listed_again = numbers(listed_again.map(|known| known.event.0));
+    c.prepare_cached("UPDATE event SET listed_day = ?1 WHERE event IN rarray(?2)")?
+        .execute((today, listed_again))?;
     for (reference, sinks) in &page.events {
-        admit_event(c, &page, reference, sinks, &mut admitted)?;
+        match known.get_mut(reference.id.as_str()) {
+            Some(known) => admit_known(c, page, reference, sinks, known, &mut admitted)?,
+            None => {
+                if let Some(new) = admit_new(c, page, reference, sinks, &mut admitted)? {
+                    // A page may list an id twice.
+                    known.insert(reference.id.as_str().to_owned(), new);
+                }
+            }
+        }
     }
     for reference in &page.foreign {
-        admitted.foreign += quarantine(c, &page, reference)?;
+        admitted.foreign += quarantine(c, page, reference)?;
     }
-    record_progress(c, &page, &admitted)?;
+    record_progress(c, page, &admitted)?;
+    if let Some(end) = &page.end {
+        lanes::write_end(c, end)?;
+    }
     Ok(admitted)
 }
 
-fn admit_event(
+fn known(c: &Connection, page: &Page) -> rusqlite::Result<HashMap<String, Known>> {
+    let ids = page
+        .events
+        .iter()
+        .map(|(reference, _)| reference.id.as_str());
+    let ids: Array = Rc::new(ids.map(|id| Value::Text(id.to_owned())).collect());
+    c.prepare_cached(
+        "SELECT id, event, lane, listed_day, found_by = 'backfill' FROM event WHERE id IN rarray(?1)",
+    )?
+    .query_map([ids], |row| {
+        let known = Known {
+            event: EventKey(row.get(1)?),
+            lane: LaneId(row.get(2)?),
+            listed_day: row.get(3)?,
+            by_job: row.get(4)?,
+        };
+        Ok((row.get(0)?, known))
+    })?
+    .collect()
+}
+
+/// An id that was never seen before; `None` if it still is not.
+fn admit_new(
     c: &Connection,
     page: &Page,
     reference: &Reference,
     sinks: &[SinkId],
     admitted: &mut Admitted,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<Option<Known>> {
+    let by_job = matches!(page.found, Found::ByJob { .. });
     let wanted = wanted(page.found, reference.created_at);
-    let known = c
-        .prepare_cached(
-            "SELECT event, lane, listed_day, found_by = 'backfill' FROM event WHERE id = ?1",
-        )?
-        .query_row([reference.id.as_str()], |row| {
-            Ok((
-                EventKey(row.get(0)?),
-                LaneId(row.get(1)?),
-                row.get::<_, i64>(2)?,
-                row.get::<_, bool>(3)?,
-            ))
-        })
-        .optional()?;
-    let by_sweep = match page.found {
-        Found::BySweep { sweep, .. } => Some(sweep),
-        Found::ByJob { .. } => None,
+    if by_job && wanted == Wanted::No {
+        // Listed beyond the span that was asked for: whether it is issued is for a sweep to say.
+        return Ok(None);
+    }
+    admitted.new += 1;
+    let skipped = match wanted {
+        Wanted::No => Some("baseline"),
+        Wanted::Yes | Wanted::EvenIfSeen if sinks.is_empty() => Some("unmatched"),
+        Wanted::Yes | Wanted::EvenIfSeen => None,
     };
-    let Some((event, lane, listed_day, only_by_job)) = known else {
-        if by_sweep.is_none() && wanted == Wanted::No {
-            // Listed beyond the span that was asked for: whether it is issued is for a sweep to say.
-            return Ok(());
-        }
-        admitted.new += 1;
-        let skipped = match wanted {
-            Wanted::No => Some("baseline"),
-            Wanted::Yes | Wanted::EvenIfSeen if sinks.is_empty() => Some("unmatched"),
-            Wanted::Yes | Wanted::EvenIfSeen => None,
-        };
-        let event = insert_event(c, page, reference, skipped)?;
-        match skipped {
-            Some("baseline") => admitted.baseline += 1,
-            Some(_) => admitted.unmatched += 1,
-            None => {
-                admitted.issued += issue(c, page, event, sinks, reference.created_at)?;
-                if let Found::BySweep {
-                    late_before: Some(mark),
-                    ..
-                } = page.found
-                {
-                    admitted.late += u64::from(reference.created_at < mark);
-                }
+    let event = insert_event(c, page, reference, skipped)?;
+    match skipped {
+        Some("baseline") => admitted.baseline += 1,
+        Some(_) => admitted.unmatched += 1,
+        None => {
+            admitted.issued += issue(c, page, event, sinks, reference.created_at)?;
+            if let Found::BySweep {
+                late_before: Some(mark),
+                ..
+            } = page.found
+            {
+                admitted.late += u64::from(reference.created_at < mark);
             }
         }
-        return Ok(());
-    };
-    let today = day(page.now);
-    if listed_day < today {
-        c.prepare_cached("UPDATE event SET listed_day = ?1 WHERE event = ?2")?
-            .execute((today, event.0))?;
     }
-    let first_sighting = match by_sweep {
-        None => false,
+    Ok(Some(Known {
+        event,
+        lane: page.lane,
+        listed_day: day(page.now),
+        by_job,
+    }))
+}
+
+fn admit_known(
+    c: &Connection,
+    page: &Page,
+    reference: &Reference,
+    sinks: &[SinkId],
+    known: &mut Known,
+    admitted: &mut Admitted,
+) -> rusqlite::Result<()> {
+    let event = known.event;
+    let first_sighting = match page.found {
+        Found::ByJob { .. } => false,
         // A backfill saw it first, perhaps for one sink alone: for the sweeps it is new.
-        Some(sweep) if only_by_job => {
+        Found::BySweep { sweep, .. } if known.by_job => {
             c.prepare_cached("UPDATE event SET found_by = ?1, lane = ?2 WHERE event = ?3")?
                 .execute((sweep.as_str(), page.lane.0, event.0))?;
+            known.by_job = false;
+            known.lane = page.lane;
             true
         }
         // A clinic that sees the id for the first time may have sinks that the first clinic did not have.
-        Some(_) => {
-            lane != page.lane
+        Found::BySweep { .. } => {
+            known.lane != page.lane
                 && c.prepare_cached("INSERT OR IGNORE INTO sighting (event, lane) VALUES (?1, ?2)")?
                     .execute((event.0, page.lane.0))?
                     == 1
         }
     };
+    let wanted = wanted(page.found, reference.created_at);
     if wanted == Wanted::EvenIfSeen || (first_sighting && wanted == Wanted::Yes) {
         let issued = issue(c, page, event, sinks, reference.created_at)?;
         if issued > 0 {

@@ -187,7 +187,7 @@ impl Ledger {
                 c.prepare_cached(
                     "UPDATE job_lane SET ended_at = ?1, trouble = ?2 WHERE job = ?3 AND lane = ?4",
                 )?
-                .execute((ms(now), trouble, job, lane.0))?;
+                .execute((ms(now), &trouble, job, lane.0))?;
                 // What it issued may be claimed now.
                 c.prepare_cached(
                     "UPDATE lane SET released = coalesce((SELECT max(event) FROM event), 0) WHERE lane = ?1",
@@ -213,7 +213,7 @@ impl Ledger {
         self.store
             .write(move |c| {
                 c.prepare_cached("UPDATE job_lane SET trouble = ?1, failures = failures + 1 WHERE job = ?2 AND lane = ?3")?
-                    .execute((trouble, job, lane.0))
+                    .execute((&trouble, job, lane.0))
                     .map(drop)
             })
             .await

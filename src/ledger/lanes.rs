@@ -80,7 +80,7 @@ impl Ledger {
         self.store
             .write(move |c| {
                 sinks
-                    .into_iter()
+                    .iter()
                     .map(|name| {
                         let id = c
                             .prepare_cached(
@@ -88,7 +88,7 @@ impl Ledger {
                                  ON CONFLICT (name) DO UPDATE SET name = name RETURNING sink",
                             )?
                             .query_row([name.as_str()], |row| row.get(0).map(SinkId))?;
-                        Ok((name, id))
+                        Ok((name.clone(), id))
                     })
                     .collect()
             })
@@ -134,11 +134,6 @@ impl Ledger {
             .await
     }
 
-    /// A sweep reached its end: moves the mark, releases what it admitted, clears the trouble.
-    pub async fn end_sweep(&self, end: SweepEnd) -> Result<(), Unavailable> {
-        self.store.write(move |c| write_end(c, &end)).await
-    }
-
     /// A sweep failed: it is due again at `retry_at`. The lane's mark and its place in the sweep stay. A wide sweep
     /// that fails does not hold the fast one back: a page that the vendor cannot give must not hide what is new.
     pub async fn fail_sweep(
@@ -159,7 +154,7 @@ impl Ledger {
                 c.prepare_cached(&format!(
                     "UPDATE lane SET failures = failures + 1, trouble = ?1, {due} = ?2 WHERE lane = ?3"
                 ))?
-                .execute((trouble, ms(retry_at), lane.0))
+                .execute((&trouble, ms(retry_at), lane.0))
                 .map(drop)
             })
             .await
@@ -178,7 +173,7 @@ impl Ledger {
                 c.prepare_cached(
                     "UPDATE lane SET parked_at = coalesce(parked_at, ?1), trouble = ?2, retry_at = ?3 WHERE lane = ?4",
                 )?
-                .execute((ms(now), trouble, ms(probe_at), lane.0))
+                .execute((ms(now), &trouble, ms(probe_at), lane.0))
                 .map(drop)
             })
             .await
@@ -188,7 +183,7 @@ impl Ledger {
     pub async fn make_due(&self, lanes: Vec<LaneId>) -> Result<(), Unavailable> {
         self.store
             .write(move |c| {
-                for lane in lanes {
+                for lane in &lanes {
                     c.prepare_cached(
                         "UPDATE lane SET fast_at = 0, retry_at = NULL WHERE lane = ?1",
                     )?
@@ -207,7 +202,7 @@ impl Query {
         self.store
             .write(move |c| {
                 c.prepare_cached("UPDATE lane SET retry_at = NULL WHERE clinic = ?1")?
-                    .execute([clinic])
+                    .execute([&clinic])
                     .map(drop)
             })
             .await
@@ -225,7 +220,8 @@ pub(super) fn enrol(c: &Connection, lane: &Lane) -> rusqlite::Result<LaneId> {
     })
 }
 
-fn write_end(c: &Connection, end: &SweepEnd) -> rusqlite::Result<()> {
+/// A sweep reached its end: moves the mark, releases what it admitted, clears the trouble.
+pub(super) fn write_end(c: &Connection, end: &SweepEnd) -> rusqlite::Result<()> {
     c.prepare_cached(
         "UPDATE lane SET
            complete_to = max(coalesce(complete_to, ?1), coalesce(?1, complete_to)),

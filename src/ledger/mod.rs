@@ -22,7 +22,11 @@ mod outbox;
 mod prune;
 mod query;
 
+use std::rc::Rc;
+
 use chrono::{DateTime, Utc};
+use rusqlite::types::Value;
+use rusqlite::vtab::array::Array;
 
 use crate::store::{Epoch, Store};
 
@@ -68,6 +72,12 @@ impl Ledger {
 /// Where a body is sealed to: it opens only in its own row.
 fn body_place(event: EventKey) -> String {
     format!("body/{}", event.0)
+}
+
+/// Numbers as one parameter, for `IN rarray(?)`: one statement over five hundred rows takes a third of the time of five
+/// hundred statements.
+fn numbers(numbers: impl IntoIterator<Item = i64>) -> Array {
+    Rc::new(numbers.into_iter().map(Value::Integer).collect())
 }
 
 fn ms(at: DateTime<Utc>) -> i64 {

@@ -3,12 +3,14 @@
 //! A [`Claim`] exists only after its row is durable, and settling consumes it. A claim of an owner that is gone, or of
 //! an attempt that is not the newest any more, changes nothing when it is settled: it is fenced.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use rusqlite::vtab::array::Array;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::{EventKey, Ledger, SinkId, at, body_place, damaged, intake, ms};
+use super::{EventKey, Ledger, SinkId, at, body_place, damaged, intake, ms, numbers};
 use crate::decide::{Decision, Facts};
 use crate::domain::{
     ClinicId, ClinicName, DeliveryId, DeliveryState, EventBody, EventId, EventType, Parcel,
@@ -174,13 +176,17 @@ impl Ledger {
                     .prepare_cached("SELECT epoch FROM instance")?
                     .query_row((), |row| row.get(0).map(Epoch))?;
                 let mut settled = Settled::default();
-                for (claim, decision) in settlement.decided.iter() {
-                    if claim.epoch == newest && settle(c, claim, decision, now)? {
-                        settled.changed += 1;
-                    } else {
-                        settled.fenced += 1;
+                if settlement
+                    .decided
+                    .iter()
+                    .all(|(claim, _)| claim.epoch == newest)
+                {
+                    settled.changed = settle_done(c, &settlement.decided, now)?;
+                    for (claim, decision) in settlement.decided.iter() {
+                        settled.changed += settle_open(c, claim, decision, now)?;
                     }
                 }
+                settled.fenced = settlement.decided.len() - settled.changed;
                 // Behind an older checkpoint a sink rolls forward; behind a stale owner's it would miss lines.
                 if settled.fenced == 0 {
                     write_checkpoint(c, settlement.sink, settlement.checkpoint.as_ref())?;
@@ -232,25 +238,31 @@ impl Ledger {
         self.store
             .write(move |c| {
                 let groups = [
-                    (resumed.adopted, DeliveryState::Done, None),
-                    (resumed.absent, DeliveryState::Queued, None),
-                    (resumed.doubtful, doubtful, Some(STOPPED)),
+                    (&resumed.adopted, DeliveryState::Done, None),
+                    (&resumed.absent, DeliveryState::Queued, None),
+                    (&resumed.doubtful, doubtful, Some(STOPPED)),
                 ];
                 for (deliveries, state, reason) in groups {
-                    for delivery in deliveries {
-                        let event = c
+                    let deliveries = numbers(deliveries.iter().map(|delivery| delivery.0));
+                    c.prepare_cached(
+                        "UPDATE delivery SET state = ?1, reason = ?2,
+                           settled_at = CASE ?1 WHEN 'queued' THEN NULL ELSE ?3 END
+                         WHERE delivery IN rarray(?4) AND state = 'claimed'",
+                    )?
+                    .execute((
+                        state.as_str(),
+                        reason,
+                        ms(now),
+                        &deliveries,
+                    ))?;
+                    if state == DeliveryState::Done {
+                        let events = c
                             .prepare_cached(
-                                "UPDATE delivery SET state = ?1, reason = ?2,
-                                   settled_at = CASE ?1 WHEN 'queued' THEN NULL ELSE ?3 END
-                                 WHERE delivery = ?4 AND state = 'claimed' RETURNING event",
+                                "SELECT event FROM delivery WHERE delivery IN rarray(?1)",
                             )?
-                            .query_row((state.as_str(), reason, ms(now), delivery.0), |row| {
-                                row.get(0).map(EventKey)
-                            })
-                            .optional()?;
-                        if let Some(event) = event {
-                            forget_body(c, event)?;
-                        }
+                            .query_map([&deliveries], |row| row.get(0))?
+                            .collect::<rusqlite::Result<Vec<i64>>>()?;
+                        forget_bodies(c, &numbers(events))?;
                     }
                 }
                 write_checkpoint(c, sink, resumed.checkpoint.as_ref())?;
@@ -266,7 +278,7 @@ impl Ledger {
         self.store
             .write(move |c| {
                 c.prepare_cached("UPDATE sink SET stopped = ?1 WHERE sink = ?2")?
-                    .execute((stopped, sink.0))
+                    .execute((&stopped, sink.0))
                     .map(drop)
             })
             .await
@@ -280,7 +292,7 @@ impl Ledger {
     ) -> Result<(), Unavailable> {
         self.store
             .write(move |c| {
-                for (delivery, event) in deliveries {
+                for (delivery, event) in &deliveries {
                     c.prepare_cached("DELETE FROM body WHERE event = ?1")?
                         .execute([event.0])?;
                     c.prepare_cached(
@@ -289,7 +301,7 @@ impl Ledger {
                     .execute([delivery.0])?;
                     c.prepare_cached("UPDATE delivery SET ready = 0 WHERE event = ?1 AND state = 'queued'")?
                         .execute([event.0])?;
-                    intake::owe_detail(c, event, now)?;
+                    intake::owe_detail(c, *event, now)?;
                 }
                 Ok(())
             })
@@ -312,19 +324,18 @@ fn claim(
                   LEFT JOIN body b ON b.event = d.event
              WHERE d.sink = ?1 AND d.state = 'queued' AND d.ready = 1 AND d.due_at <= ?2
                AND (e.event <= l.released OR e.admitted_at <= ?3)
-             ORDER BY d.due_at, e.id, d.delivery LIMIT ?4",
+             ORDER BY d.due_at, d.delivery LIMIT ?4",
         )?
         .query_map(
             (sink.0, ms(now), ms(now - LONGEST_WAIT_FOR_SWEEP), limit),
             due,
         )?
         .collect::<rusqlite::Result<_>>()?;
-    for row in &due {
-        c.prepare_cached(
-            "UPDATE delivery SET state = 'claimed', attempts = ?1, epoch = ?2 WHERE delivery = ?3",
-        )?
-        .execute((row.facts.attempt, epoch.0, row.delivery.0))?;
-    }
+    let claimed = numbers(due.iter().map(|row| row.delivery.0));
+    c.prepare_cached(
+        "UPDATE delivery SET state = 'claimed', attempts = attempts + 1, epoch = ?1 WHERE delivery IN rarray(?2)",
+    )?
+    .execute((epoch.0, claimed))?;
     Ok(due)
 }
 
@@ -353,68 +364,78 @@ fn due(row: &Row<'_>) -> rusqlite::Result<Due> {
     })
 }
 
-/// Whether the claim was the newest one and the delivery is settled by it.
-fn settle(
+/// Settles the claims whose sink said yes, all at once; gives how many of them were the newest ones.
+fn settle_done(
     c: &Connection,
-    claim: &Stub,
-    decision: &Decision,
+    decided: &[(Stub, Decision)],
     now: DateTime<Utc>,
-) -> rusqlite::Result<bool> {
-    let (state, due_at, refusals, reason) = match decision {
-        Decision::Done => (DeliveryState::Done, None, claim.facts.refusals, None),
-        Decision::Again {
-            at,
-            refusals,
-            reason,
-        } => (
-            DeliveryState::Queued,
-            Some(ms(*at)),
-            *refusals,
-            Some(reason),
-        ),
-        Decision::Held { reason } => (
-            DeliveryState::Held,
-            None,
-            claim.facts.refusals,
-            Some(reason),
-        ),
-        Decision::Dead { reason } => (
-            DeliveryState::Dead,
-            None,
-            claim.facts.refusals,
-            Some(reason),
-        ),
-    };
-    let changed = c
-        .prepare_cached(
-            "UPDATE delivery SET state = ?1, due_at = coalesce(?2, due_at), refusals = ?3, reason = ?4,
-               settled_at = CASE ?1 WHEN 'queued' THEN NULL ELSE ?5 END
-             WHERE delivery = ?6 AND state = 'claimed' AND epoch = ?7 AND attempts = ?8",
-        )?
-        .execute((
-            state.as_str(),
-            due_at,
-            refusals,
-            reason,
-            ms(now),
-            claim.delivery.0,
-            claim.epoch.0,
-            claim.facts.attempt,
-        ))?
-        == 1;
-    if changed && state == DeliveryState::Done {
-        forget_body(c, claim.event)?;
+) -> rusqlite::Result<usize> {
+    // Nearly all are first attempts.
+    let mut by_attempt: BTreeMap<u32, Vec<&Stub>> = BTreeMap::new();
+    for (claim, decision) in decided {
+        if *decision == Decision::Done {
+            by_attempt
+                .entry(claim.facts.attempt)
+                .or_default()
+                .push(claim);
+        }
+    }
+    let mut changed = 0;
+    for (attempt, claims) in by_attempt {
+        let epoch = claims.first().map(|claim| claim.epoch.0);
+        let deliveries = numbers(claims.iter().map(|claim| claim.delivery.0));
+        changed += c
+            .prepare_cached(
+                "UPDATE delivery SET state = 'done', reason = NULL, settled_at = ?1
+                 WHERE delivery IN rarray(?2) AND state = 'claimed' AND epoch = ?3 AND attempts = ?4",
+            )?
+            .execute((ms(now), deliveries, epoch, attempt))?;
+        forget_bodies(c, &numbers(claims.iter().map(|claim| claim.event.0)))?;
     }
     Ok(changed)
 }
 
-/// Drops the body of an event when no delivery of it is open any more.
-pub(super) fn forget_body(c: &Connection, event: EventKey) -> rusqlite::Result<()> {
+/// Settles a claim whose sink did not say yes; gives 1 if it was the newest one.
+fn settle_open(
+    c: &Connection,
+    claim: &Stub,
+    decision: &Decision,
+    now: DateTime<Utc>,
+) -> rusqlite::Result<usize> {
+    let (state, due_at, refusals, reason) = match decision {
+        Decision::Done => return Ok(0),
+        Decision::Again {
+            at,
+            refusals,
+            reason,
+        } => (DeliveryState::Queued, Some(ms(*at)), *refusals, reason),
+        Decision::Held { reason } => (DeliveryState::Held, None, claim.facts.refusals, reason),
+        Decision::Dead { reason } => (DeliveryState::Dead, None, claim.facts.refusals, reason),
+    };
     c.prepare_cached(
-        "DELETE FROM body WHERE event = ?1 AND NOT EXISTS
-           (SELECT 1 FROM delivery WHERE event = ?1 AND state NOT IN ('done', 'skipped'))",
+        "UPDATE delivery SET state = ?1, due_at = coalesce(?2, due_at), refusals = ?3, reason = ?4,
+           settled_at = CASE ?1 WHEN 'queued' THEN NULL ELSE ?5 END
+         WHERE delivery = ?6 AND state = 'claimed' AND epoch = ?7 AND attempts = ?8",
     )?
-    .execute([event.0])
+    .execute((
+        state.as_str(),
+        due_at,
+        refusals,
+        reason,
+        ms(now),
+        claim.delivery.0,
+        claim.epoch.0,
+        claim.facts.attempt,
+    ))
+}
+
+/// Drops the bodies of these events of which no delivery is open any more.
+pub(super) fn forget_bodies(c: &Connection, events: &Array) -> rusqlite::Result<()> {
+    c.prepare_cached(
+        "DELETE FROM body WHERE event IN rarray(?1) AND NOT EXISTS
+           (SELECT 1 FROM delivery d WHERE d.event = body.event AND d.state NOT IN ('done', 'skipped'))",
+    )?
+    .execute([events])
     .map(drop)
 }
 

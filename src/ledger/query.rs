@@ -194,7 +194,7 @@ impl Query {
         self.store
             .read(move |c| {
                 c.prepare(&format!("{SELECT_EVENT} WHERE id = ?1"))?
-                    .query_row([id], |row| event_row(c, row))
+                    .query_row([&id], |row| event_row(c, row))
                     .optional()
             })
             .await
@@ -205,7 +205,7 @@ impl Query {
     pub async fn accept_sink(&self, sink: String) -> Result<bool, Unavailable> {
         self.store
             .write(move |c| {
-                c.execute("UPDATE sink SET checkpoint = NULL WHERE name = ?1", [sink])
+                c.execute("UPDATE sink SET checkpoint = NULL WHERE name = ?1", [&sink])
                     .map(|changed| changed > 0)
             })
             .await
@@ -247,7 +247,7 @@ impl Query {
                         "SELECT DISTINCT event, sink FROM delivery JOIN sink USING (sink) JOIN event USING (event)
                          WHERE name = ?1 AND state = ?2 ORDER BY created_at, id LIMIT ?3",
                     )?
-                    .query_map((sink, state.as_str(), limit), |row| Ok((row.get(0)?, row.get(1)?)))?
+                    .query_map((&sink, state.as_str(), limit), |row| Ok((row.get(0)?, row.get(1)?)))?
                     .collect::<rusqlite::Result<_>>()?;
                 let mut issued = 0;
                 for (event, sink) in due {

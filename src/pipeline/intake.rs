@@ -28,6 +28,8 @@ struct Swept {
     newest: Option<DateTime<Utc>>,
     /// The vendor's clock, if it told.
     server_now: Option<DateTime<Utc>>,
+    /// When its last page was admitted.
+    ended_at: DateTime<Utc>,
     /// The first event that could not be read, in words. It ends no sweep: one bad record must not make a lane list
     /// its thirty days again and again, for as long as the vendor lists it.
     malformed: Option<String>,
@@ -41,7 +43,7 @@ impl Pipeline {
         };
         match self.list_whole(&lane, plan).await {
             Ok(swept) => {
-                self.sweep_ended(&lane, plan.sweep, &swept).await;
+                self.sweep_ended(&lane, plan.sweep, &swept);
                 // Else it has released nothing: a bell for each of a thousand quiet lanes is a thousand looks.
                 if swept.admitted.issued > 0 || lane.failures > 0 {
                     self.wake_sinks();
@@ -56,6 +58,7 @@ impl Pipeline {
             admitted: Admitted::default(),
             newest: plan.newest,
             server_now: None,
+            ended_at: self.now(),
             malformed: None,
         };
         let mut issue_from = lane.issue_from;
@@ -82,7 +85,11 @@ impl Pipeline {
                 .max(newest.map(|newest| newest.min(server_now)));
             descending &= listing.descending;
             swept.malformed = swept.malformed.or_else(|| listing.malformed.clone());
-            let next = listing.next;
+            let past_mark = plan
+                .stop_at
+                .zip(oldest)
+                .is_some_and(|(at, oldest)| oldest < at);
+            let next = listing.next.filter(|_| !(past_mark && descending));
             let progress = swept.newest.zip(oldest).filter(|_| {
                 // Only a sweep of the whole list is worth going on with after a restart.
                 plan.sweep == Sweep::Reconcile && descending
@@ -96,20 +103,34 @@ impl Pipeline {
                     .filter(|_| plan.sweep != Sweep::Fast)
                     .map(|mark| mark - OVERLAP),
             };
+            swept.ended_at = self.now();
+            let end = next
+                .is_none()
+                .then(|| self.sweep_end(lane, plan.sweep, &swept));
             swept.admitted += self
-                .admit(lane.id, &lane.lane, found, listing, None)
+                .admit(lane.id, &lane.lane, found, listing, None, end)
                 .await?;
             crate::crash::point("sweep.after_page");
-            let past_mark = plan
-                .stop_at
-                .zip(oldest)
-                .is_some_and(|(at, oldest)| oldest < at);
             match next {
-                Some(next) if !(past_mark && descending) => number = next,
-                Some(_) | None => break,
+                Some(next) => number = next,
+                None => return Ok(swept),
             }
         }
-        Ok(swept)
+    }
+
+    /// How a sweep ends whose last page is about to be admitted.
+    fn sweep_end(&self, lane: &LaneState, sweep: Sweep, swept: &Swept) -> SweepEnd {
+        let (fast_at, deep_at, reconcile_at) = self.pace.next(lane, sweep, swept.ended_at);
+        SweepEnd {
+            lane: lane.id,
+            sweep,
+            newest: swept.newest,
+            ended_at: swept.ended_at,
+            fast_at,
+            deep_at,
+            reconcile_at,
+            trouble: swept.malformed.clone(),
+        }
     }
 
     /// Routes a page and admits it; events of another clinic than the grant's are kept apart.
@@ -120,6 +141,7 @@ impl Pipeline {
         found: Found,
         listing: Listing,
         only: Option<SinkId>,
+        end: Option<SweepEnd>,
     ) -> Result<Admitted, Trouble> {
         let clinic_id = self.clinic_id(lane, &listing).await?;
         let (foreign, own): (Vec<Reference>, Vec<Reference>) =
@@ -137,6 +159,7 @@ impl Pipeline {
             events: events.collect(),
             foreign,
             now: self.now(),
+            end,
         };
         let admitted = self.ledger.admit(page).await?;
         if admitted.foreign > 0 {
@@ -172,25 +195,10 @@ impl Pipeline {
         }
     }
 
-    async fn sweep_ended(&self, lane: &LaneState, sweep: Sweep, swept: &Swept) {
-        let now = self.now();
-        let (fast_at, deep_at, reconcile_at) = self.pace.next(lane, sweep, now);
-        let end = SweepEnd {
-            lane: lane.id,
-            sweep,
-            newest: swept.newest,
-            ended_at: now,
-            fast_at,
-            deep_at,
-            reconcile_at,
-            trouble: swept.malformed.clone(),
-        };
-        if let Err(error) = self.ledger.end_sweep(end).await {
-            return self.ledger_trouble(&error);
-        }
+    fn sweep_ended(&self, lane: &LaneState, sweep: Sweep, swept: &Swept) {
         self.ledger_works();
         if let Some(server_now) = swept.server_now {
-            self.activity.heard_from_vendor(now, server_now);
+            self.activity.heard_from_vendor(swept.ended_at, server_now);
         }
         let Admitted {
             new,
@@ -320,7 +328,7 @@ impl Pipeline {
                     until,
                 };
                 total += self
-                    .admit(work.id, &work.lane, found, listing, only)
+                    .admit(work.id, &work.lane, found, listing, only, None)
                     .await?;
                 crate::crash::point("backfill.after_page");
             }

@@ -164,10 +164,10 @@ impl Store {
     }
 
     /// Runs `work` inside the next transaction and returns after that transaction is durable. An error of `work`
-    /// undoes what `work` did, and nothing else.
+    /// undoes what `work` did, and nothing else. It may be run twice: only what the last run did and gave counts.
     pub async fn write<T, F>(&self, work: F) -> Result<T, Unavailable>
     where
-        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        F: Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
     {
         self.writes.run(work).await
@@ -176,7 +176,7 @@ impl Store {
     /// Runs a query against what is committed.
     pub async fn read<T, F>(&self, work: F) -> Result<T, Unavailable>
     where
-        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        F: Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
     {
         self.reads.run(work).await
@@ -209,6 +209,7 @@ fn connect(path: &Path) -> Result<Connection, OpenError> {
         .busy_timeout(std::time::Duration::from_millis(BUSY_TIMEOUT_MS.into()))
         .map_err(sqlite)?;
     connection.set_prepared_statement_cache_capacity(128);
+    rusqlite::vtab::array::load_module(&connection).map_err(sqlite)?;
     // Plans must not depend on the values that are bound: else SQLite compiles some statements anew at every use.
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)

@@ -2,9 +2,10 @@
 //! wakes the callers after its commit.
 //!
 //! `fsync` costs the same for one row as for five hundred; without this, `synchronous = FULL` would make polling wait
-//! for the disk at every event. Where several pieces share a transaction, each runs in a savepoint, so that one that
-//! fails takes nothing else with it. If the commit itself fails (a full disk), every caller of that batch learns it,
-//! and nothing of it is there.
+//! for the disk at every event. Where one of several pieces that share a transaction fails, all of it is undone and
+//! each is run again in a transaction of its own, so that the one takes nothing else with it. (A savepoint around each
+//! piece would do so too, and has SQLite copy every page before its change, for a failure that hardly ever comes.) If
+//! the commit itself fails (a full disk), every caller of that batch learns it, and nothing of it is there.
 
 use std::io;
 use std::sync::Arc;
@@ -41,14 +42,14 @@ impl Unavailable {
 
 /// One piece of work on the connection, in two halves: done inside the transaction, answered after its commit.
 pub trait Work: Send {
-    /// Runs inside the transaction; `Err` asks for its savepoint to be rolled back.
+    /// Runs inside the transaction; again if that had to be undone.
     fn run(&mut self, connection: &Connection) -> rusqlite::Result<()>;
     /// Tells the caller. `Err` overrides whatever [`Work::run`] found.
     fn answer(self: Box<Self>, committed: Result<(), Unavailable>);
 }
 
 struct Call<T, F> {
-    work: Option<F>,
+    work: F,
     found: Result<T, Unavailable>,
     caller: oneshot::Sender<Result<T, Unavailable>>,
 }
@@ -56,13 +57,10 @@ struct Call<T, F> {
 impl<T, F> Work for Call<T, F>
 where
     T: Send,
-    F: FnOnce(&Connection) -> rusqlite::Result<T> + Send,
+    F: Fn(&Connection) -> rusqlite::Result<T> + Send,
 {
     fn run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        let Some(work) = self.work.take() else {
-            return Ok(());
-        };
-        match work(connection) {
+        match (self.work)(connection) {
             Ok(value) => {
                 self.found = Ok(value);
                 Ok(())
@@ -115,12 +113,12 @@ impl Queue {
     /// Runs `work` on the thread; returns when its transaction is durable.
     pub(super) async fn run<T, F>(&self, work: F) -> Result<T, Unavailable>
     where
-        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        F: Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
     {
         let (caller, answer) = oneshot::channel();
         let call = Call {
-            work: Some(work),
+            work,
             found: Err(Unavailable::closed()),
             caller,
         };
@@ -139,45 +137,64 @@ fn commit_batches(connection: &Connection, mut receiver: mpsc::Receiver<Box<dyn 
             let Ok(next) = receiver.try_recv() else { break };
             batch.push(next);
         }
-        let committed = commit(connection, &mut batch);
-        if committed.is_err() {
-            // Leaves the connection usable for the next batch; what failed is told to every caller below.
-            drop(roll_back(connection));
-        }
-        let committed = committed.map_err(|error| Unavailable::because(&error));
-        for work in batch {
-            work.answer(committed.clone());
-        }
-    }
-}
-
-fn commit(connection: &Connection, batch: &mut [Box<dyn Work>]) -> rusqlite::Result<()> {
-    connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
-    if let [alone] = batch {
-        if alone.run(connection).is_err() {
-            // Its error is in its answer; the transaction holds nothing else.
-            return roll_back(connection);
-        }
-        return connection.prepare_cached("COMMIT")?.execute(()).map(drop);
-    }
-    for work in batch {
-        connection.prepare_cached("SAVEPOINT work")?.execute(())?;
-        if let Err(error) = work.run(connection) {
-            if connection.is_autocommit() {
-                // SQLite gave up the whole transaction (full disk, I/O error): nobody's work is there.
-                return Err(error);
+        match commit(connection, &mut batch) {
+            Err(Failed::OnePiece(_)) if batch.len() > 1 => {
+                for mut work in batch {
+                    let committed = commit(connection, std::slice::from_mut(&mut work));
+                    work.answer(committed.map_err(Unavailable::from));
+                }
             }
-            connection.prepare_cached("ROLLBACK TO work")?.execute(())?;
+            committed => {
+                let committed = committed.map_err(Unavailable::from);
+                for work in batch {
+                    work.answer(committed.clone());
+                }
+            }
         }
-        connection.prepare_cached("RELEASE work")?.execute(())?;
     }
-    connection.prepare_cached("COMMIT")?.execute(()).map(drop)
 }
 
-/// Undoes the transaction, unless SQLite has done so already.
-fn roll_back(connection: &Connection) -> rusqlite::Result<()> {
-    if connection.is_autocommit() {
-        return Ok(());
+/// Why nothing of a transaction is there.
+enum Failed {
+    /// One piece of work could not be done; the others might.
+    OnePiece(rusqlite::Error),
+    /// Nothing can be committed.
+    Whole(rusqlite::Error),
+}
+
+impl From<Failed> for Unavailable {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::OnePiece(error) | Failed::Whole(error) => Self::because(&error),
+        }
     }
-    connection.prepare_cached("ROLLBACK")?.execute(()).map(drop)
+}
+
+/// All of the batch in one transaction, or nothing of it; the connection is good for the next either way.
+fn commit(connection: &Connection, batch: &mut [Box<dyn Work>]) -> Result<(), Failed> {
+    let done = run_all(connection, batch);
+    if done.is_err() && !connection.is_autocommit() {
+        // What failed is told to the callers.
+        drop(execute(connection, "ROLLBACK"));
+    }
+    done
+}
+
+fn run_all(connection: &Connection, batch: &mut [Box<dyn Work>]) -> Result<(), Failed> {
+    execute(connection, "BEGIN IMMEDIATE").map_err(Failed::Whole)?;
+    for work in batch {
+        if let Err(error) = work.run(connection) {
+            // SQLite gives up the transaction by itself where nothing can be written: full disk, I/O error.
+            return Err(if connection.is_autocommit() {
+                Failed::Whole(error)
+            } else {
+                Failed::OnePiece(error)
+            });
+        }
+    }
+    execute(connection, "COMMIT").map_err(Failed::Whole)
+}
+
+fn execute(connection: &Connection, statement: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(statement)?.execute(()).map(drop)
 }

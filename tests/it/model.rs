@@ -373,6 +373,7 @@ impl Bench {
             events: events.collect(),
             foreign: Vec::new(),
             now: self.now,
+            end: None,
         };
         self.ledger().admit(page).await.unwrap()
     }
@@ -465,6 +466,7 @@ impl Bench {
             events: Vec::new(),
             foreign: vec![foreign],
             now: self.now,
+            end: None,
         };
         let expected = Admitted {
             foreign: u64::from(self.model.foreign.insert((lane, id))),

@@ -71,7 +71,7 @@ impl Vault {
                 c.execute(
                     "UPDATE grant SET intent_holder = NULL, intent_until = NULL
                      WHERE clinic = ?1 AND intent_holder = ?2",
-                    (name, me()),
+                    (&name, me()),
                 )
                 .map(drop)
             })
@@ -90,7 +90,7 @@ impl Vault {
             .write(move |c| {
                 c.execute(
                     "UPDATE grant SET reply = ?2 WHERE clinic = ?1 AND intent_holder = ?3",
-                    (name, sealed, me()),
+                    (&name, &sealed, me()),
                 )
                 .map(drop)
             })
@@ -106,9 +106,11 @@ impl Vault {
         let sealed: Option<Vec<u8>> = self
             .store
             .read(move |c| {
-                c.query_row("SELECT reply FROM grant WHERE clinic = ?1", [name], |row| {
-                    row.get(0)
-                })
+                c.query_row(
+                    "SELECT reply FROM grant WHERE clinic = ?1",
+                    [&name],
+                    |row| row.get(0),
+                )
                 .optional()
             })
             .await?

@@ -115,7 +115,7 @@ impl Vault {
             .write(move |c| {
                 c.execute(
                     "UPDATE pair SET refused = 1 WHERE clinic = ?1 AND generation = ?2",
-                    (name, generation),
+                    (&name, generation),
                 )
                 .map(drop)
             })
@@ -133,7 +133,7 @@ impl Vault {
             .write(move |c| {
                 c.execute(
                     "DELETE FROM pair WHERE clinic = ?1 AND generation = ?2",
-                    (name, generation),
+                    (&name, generation),
                 )
                 .map(drop)
             })
@@ -163,7 +163,7 @@ impl Vault {
             .write(move |c| {
                 c.execute(
                     "UPDATE grant SET clinic_id = ?2 WHERE clinic = ?1 AND clinic_id IS NULL",
-                    (name, id),
+                    (&name, &id),
                 )
             })
             .await?;

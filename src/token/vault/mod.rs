@@ -93,7 +93,7 @@ impl Vault {
         self.store
             .read(move |c| {
                 c.prepare_cached(&format!("{GRANTS} WHERE g.clinic = ?1"))?
-                    .query_row([name], grant)
+                    .query_row([&name], grant)
                     .optional()
             })
             .await?
@@ -126,7 +126,7 @@ impl Vault {
                 c.prepare_cached(
                     "SELECT access, used FROM pair WHERE clinic = ?1 AND generation = ?2",
                 )?
-                .query_row((name, generation), |row| Ok((row.get(0)?, row.get(1)?)))
+                .query_row((&name, generation), |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()
             })
             .await?
@@ -138,7 +138,7 @@ impl Vault {
             let marked = self.store.write(move |c| {
                 c.execute(
                     "UPDATE pair SET used = 1 WHERE clinic = ?1 AND generation = ?2",
-                    (name, generation),
+                    (&name, generation),
                 )
             });
             // Unmarked, the pair before it is only kept for longer.
@@ -158,7 +158,7 @@ impl Vault {
                      ORDER BY generation = (SELECT generation FROM grant g WHERE g.clinic = p.clinic) DESC,
                               generation DESC",
                 )?
-                .query_map([name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+                .query_map([&name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
                 .collect()
             })
             .await?;

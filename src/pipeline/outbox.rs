@@ -95,20 +95,25 @@ impl Pipeline {
             return Ok(());
         };
         self.activity.sink_works(sink.id);
+        let (batch, places) = (sink.sink.batch(), sink.sink.concurrency());
+        // While an exact sink writes one batch, the next is claimed. Should the first stop the sink, `resume` finds out
+        // that the second was never shown; of another kind's nothing would be known.
+        let ahead = if sink.sink.is_exact() { batch } else { 0 };
         let mut attempts: JoinSet<Result<(), Stopped>> = JoinSet::new();
+        let mut claims: Vec<Claim> = Vec::new();
         let mut failed = None;
         while failed.is_none() && !until.stopped.is_cancelled() {
             // Known before the ledger is asked: what was released after the question is seen by one more.
             let drained = until.drained.is_cancelled();
-            let free = sink.sink.concurrency().saturating_sub(attempts.len());
-            let claims = match free {
-                0 => Vec::new(),
-                free => self.claim(sink, free * sink.sink.batch()).await,
+            self.start(index, &mut claims, &mut attempts);
+            let wanted = ((places - attempts.len()) * batch + ahead).saturating_sub(claims.len());
+            let nothing_due = if wanted > 0 {
+                claims.extend(self.claim(sink, wanted).await);
+                claims.is_empty()
+            } else {
+                false
             };
-            let nothing_due = claims.is_empty();
-            for batch in batches(claims, sink.sink.batch()) {
-                attempts.spawn(Arc::clone(&self).attempt(index, batch));
-            }
+            self.start(index, &mut claims, &mut attempts);
             if drained && nothing_due && attempts.is_empty() {
                 break;
             }
@@ -120,11 +125,34 @@ impl Pipeline {
                 () = until.drained.cancelled(), if !drained => {}
             }
         }
-        // What is in flight is finished before the loop ends: what it did has to be settled.
-        while let Some(ended) = attempts.join_next().await {
+        // What is claimed and in flight is finished before the loop ends: what it did has to be settled.
+        loop {
+            if failed.is_none() {
+                self.start(index, &mut claims, &mut attempts);
+            }
+            let Some(ended) = attempts.join_next().await else {
+                break;
+            };
             failed = failed.or(flatten(ended).err());
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Begins as many attempts as there are places, with what is claimed.
+    fn start(
+        self: &Arc<Self>,
+        index: usize,
+        claims: &mut Vec<Claim>,
+        attempts: &mut JoinSet<Result<(), Stopped>>,
+    ) {
+        let Some(sink) = self.sinks.get(index).map(|open| &open.sink) else {
+            return;
+        };
+        while attempts.len() < sink.concurrency() && !claims.is_empty() {
+            let rest = claims.split_off(sink.batch().min(claims.len()));
+            let batch = std::mem::replace(claims, rest);
+            attempts.spawn(Arc::clone(self).attempt(index, batch));
+        }
     }
 
     async fn claim(&self, sink: &OpenSink, limit: usize) -> Vec<Claim> {
@@ -171,16 +199,6 @@ impl Pipeline {
             }
         }
     }
-}
-
-/// Splits claims into batches of at most `size`, in order.
-fn batches(claims: Vec<Claim>, size: usize) -> Vec<Vec<Claim>> {
-    let mut batches = Vec::new();
-    let mut claims = claims.into_iter().peekable();
-    while claims.peek().is_some() {
-        batches.push(claims.by_ref().take(size.max(1)).collect());
-    }
-    batches
 }
 
 /// A panicking attempt is a defect of ours: its claims stay claimed, and the sink resumes as after a crash.

@@ -120,6 +120,15 @@ impl Sink for AnySink {
         }
     }
 
+    fn is_exact(&self) -> bool {
+        match self {
+            Self::File(sink) => sink.is_exact(),
+            Self::Stdout(sink) => sink.is_exact(),
+            Self::Exec(sink) => sink.is_exact(),
+            Self::Webhook(sink) => sink.is_exact(),
+        }
+    }
+
     async fn resume(
         &self,
         checkpoint: Option<Checkpoint>,

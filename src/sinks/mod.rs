@@ -84,6 +84,11 @@ pub trait Sink: Send + Sync + 'static {
     /// How many calls of [`Sink::deliver`] may run at once.
     fn concurrency(&self) -> usize;
 
+    /// Whether [`Sink::resume`] finds out of every orphan whether it was shown.
+    fn is_exact(&self) -> bool {
+        false
+    }
+
     /// Called once, before the first [`Sink::deliver`]: settles what a crash left open.
     fn resume(
         &self,

@@ -111,6 +111,10 @@ impl Sink for FileSink {
         1
     }
 
+    fn is_exact(&self) -> bool {
+        true
+    }
+
     async fn resume(
         &self,
         checkpoint: Option<Checkpoint>,

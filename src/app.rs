@@ -15,7 +15,7 @@ use crate::decide::Rules;
 use crate::domain::Lane;
 use crate::http::BuildError;
 use crate::ledger::Ledger;
-use crate::pipeline::{Activity, OpenSink, Pipeline};
+use crate::pipeline::{Activity, Handover, OpenSink, Pipeline};
 use crate::route::Routes;
 use crate::schedule::Pace;
 use crate::sinks::{self, AnySink};
@@ -130,6 +130,7 @@ pub async fn open(
             },
             sink: AnySink::open(sink, &config.http)?,
             wake: tokio::sync::Notify::new(),
+            handover: Handover::default(),
         });
     }
     let lanes: HashSet<_> = ledger

@@ -1,11 +1,15 @@
 //! Details: which events are owed a fetch, and what the fetch brought.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row};
 
-use super::{EventKey, Ledger, SinkId, at, body_place, damaged, ms, numbers, outbox};
+use super::outbox::{self, Claim, Due};
+use super::{EventKey, Ledger, SinkId, at, body_place, damaged, ms, numbers};
 use crate::domain::{ClinicId, ClinicName, EventBody, EventId, EventType, Reference};
-use crate::store::Unavailable;
+use crate::store::{Sealer, Unavailable};
 
 /// An event whose detail is owed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +20,23 @@ pub struct Owed {
     pub reference: Reference,
     /// Failed fetches so far.
     pub failures: u32,
+}
+
+/// A sink that can take deliveries at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taker {
+    /// Which.
+    pub sink: SinkId,
+    /// How many.
+    pub room: usize,
+}
+
+/// What became of fetched details.
+pub struct Fetched {
+    /// Claimed at once, for this sink; their bodies are nowhere else.
+    pub claims: Vec<(SinkId, Claim)>,
+    /// Sinks that have more work in the ledger now.
+    pub ready: Vec<SinkId>,
 }
 
 impl Ledger {
@@ -49,18 +70,33 @@ impl Ledger {
             .await
     }
 
-    /// Details are here: seals them and makes their deliveries ready, all or none. Gives the sinks that have work now.
+    /// Details are here. Those that `takers` can take at once are claimed for them, and their bodies stay in memory
+    /// (see `handover`); the bodies of all others are sealed and kept, and their deliveries made ready. One transaction,
+    /// all or nothing.
     pub async fn fetched(
         &self,
-        bodies: &[(EventKey, EventBody)],
-    ) -> Result<Vec<SinkId>, Unavailable> {
-        let sealed = bodies.iter().map(|(event, body)| {
-            let place = body_place(*event);
-            let sealed = self.store.sealer().seal(&place, body.as_json().as_bytes());
-            (*event, sealed)
+        bodies: &Arc<[(EventKey, EventBody)]>,
+        takers: Vec<Taker>,
+        now: DateTime<Utc>,
+    ) -> Result<Fetched, Unavailable> {
+        let (epoch, sealer, fetched) =
+            (self.epoch, self.store.sealer().clone(), Arc::clone(bodies));
+        let kept = self.store.write(move |c| {
+            let due = outbox::claim_fetched(c, &fetched, &takers, epoch, now)?;
+            let ready = keep(c, &sealer, &fetched, &due)?;
+            Ok((due, ready))
         });
-        let sealed: Vec<_> = sealed.collect();
-        self.store.write(move |c| keep(c, &sealed)).await
+        let (due, ready) = kept.await?;
+        let bodies: HashMap<EventKey, &EventBody> =
+            bodies.iter().map(|(event, body)| (*event, body)).collect();
+        let claims = due.into_iter().filter_map(|(sink, due)| {
+            let body = (*bodies.get(&due.event)?).clone();
+            Some((sink, due.claimed(body, epoch, false)))
+        });
+        Ok(Fetched {
+            claims: claims.collect(),
+            ready,
+        })
     }
 
     /// A fetch failed: the event is owed again at `retry_at`.
@@ -131,17 +167,27 @@ impl Ledger {
     }
 }
 
-fn keep(c: &Connection, sealed: &[(EventKey, Vec<u8>)]) -> rusqlite::Result<Vec<SinkId>> {
-    for (event, sealed) in sealed {
-        // A body that is here already stays: every attempt has the same bytes.
-        c.prepare_cached("INSERT OR IGNORE INTO body (event, sealed) VALUES (?1, ?2)")?
-            .execute((event.0, sealed))?;
-    }
-    let events = numbers(sealed.iter().map(|(event, _)| event.0));
+/// Keeps the bodies that nobody has claimed; gives the sinks that have work now.
+fn keep(
+    c: &Connection,
+    sealer: &Sealer,
+    fetched: &[(EventKey, EventBody)],
+    claimed: &[(SinkId, Due)],
+) -> rusqlite::Result<Vec<SinkId>> {
+    let all = numbers(fetched.iter().map(|(event, _)| event.0));
     c.prepare_cached(
         "UPDATE event SET fetch_at = NULL, fetch_trouble = NULL WHERE event IN rarray(?1)",
     )?
-    .execute([&events])?;
+    .execute([all])?;
+    let claimed: HashSet<EventKey> = claimed.iter().map(|(_, due)| due.event).collect();
+    let waiting = || fetched.iter().filter(|(event, _)| !claimed.contains(event));
+    if waiting().next().is_none() {
+        return Ok(Vec::new());
+    }
+    for (event, body) in waiting() {
+        keep_body(c, sealer, *event, body)?;
+    }
+    let events = numbers(waiting().map(|(event, _)| event.0));
     let sinks = c
         .prepare_cached(
             "SELECT DISTINCT sink FROM delivery WHERE event IN rarray(?1) AND state = 'queued'",
@@ -155,6 +201,21 @@ fn keep(c: &Connection, sealed: &[(EventKey, Vec<u8>)]) -> rusqlite::Result<Vec<
     // Nobody may wait for one of them any more.
     outbox::forget_bodies(c, &events)?;
     Ok(sinks)
+}
+
+/// Seals a body and keeps it. One that is here already stays: every attempt has the same bytes.
+pub(super) fn keep_body(
+    c: &Connection,
+    sealer: &Sealer,
+    event: EventKey,
+    body: &EventBody,
+) -> rusqlite::Result<()> {
+    c.prepare_cached("INSERT OR IGNORE INTO body (event, sealed) VALUES (?1, ?2)")?
+        .execute((
+            event.0,
+            sealer.seal(&body_place(event), body.as_json().as_bytes()),
+        ))
+        .map(drop)
 }
 
 fn skip_all(

@@ -10,7 +10,8 @@
 //!    of a delivery is live, and only the newest one may settle it.
 //! 5. `done` is final. A person's resend is a new delivery with the next ordinal.
 //! 6. *Complete-to* moves only when a sweep has reached its end, in the transaction that says so.
-//! 7. A body is kept exactly while some delivery of its event is not settled.
+//! 7. A body is kept exactly while a delivery of its event waits or is held, and while one that waited is attempted.
+//!    What a sink takes as soon as it is fetched is claimed without one.
 //!
 //! There is no recovery code: what a crash leaves are rows that the next pass takes up by the same lines.
 
@@ -30,7 +31,7 @@ use rusqlite::vtab::array::Array;
 
 use crate::store::{Epoch, Store};
 
-pub use details::Owed;
+pub use details::{Fetched, Owed, Taker};
 pub use intake::{Admitted, Found, Page, Progress};
 pub use jobs::{Asked, Job, JobLane, JobRequest, JobTotals};
 pub use lanes::{LaneState, SweepEnd};

@@ -10,13 +10,14 @@ use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::vtab::array::Array;
 use rusqlite::{Connection, OptionalExtension, Row};
 
+use super::details::{self, Taker};
 use super::{EventKey, Ledger, SinkId, at, body_place, damaged, intake, ms, numbers};
 use crate::decide::{Decision, Facts};
 use crate::domain::{
     ClinicId, ClinicName, DeliveryId, DeliveryState, EventBody, EventId, EventType, Parcel,
 };
 use crate::sinks::{Checkpoint, Orphan, Resumed};
-use crate::store::{Epoch, Unavailable};
+use crate::store::{Epoch, Sealer, Unavailable};
 
 /// An event of a sweep that has not ended may be claimed after this time all the same: a long sweep must not hold
 /// back what it found first.
@@ -32,6 +33,8 @@ pub struct Claim {
     pub facts: Facts,
     event: EventKey,
     epoch: Epoch,
+    /// Its body is in the ledger too.
+    kept: bool,
 }
 
 /// Claims and what was decided of each: made once, by consuming the claims, and offered to the ledger until it takes
@@ -50,6 +53,8 @@ struct Stub {
     event: EventKey,
     epoch: Epoch,
     facts: Facts,
+    /// For an attempt to come: the ledger does not have it.
+    body: Option<EventBody>,
 }
 
 impl Settlement {
@@ -60,11 +65,13 @@ impl Settlement {
         checkpoint: Option<Checkpoint>,
     ) -> Self {
         let decided = decided.into_iter().map(|(claim, decision)| {
+            let owned = !claim.kept && decision != Decision::Done;
             let stub = Stub {
                 delivery: claim.parcel.delivery,
                 event: claim.event,
                 epoch: claim.epoch,
                 facts: claim.facts,
+                body: owned.then_some(claim.parcel.body),
             };
             (stub, decision)
         });
@@ -85,16 +92,38 @@ pub struct Settled {
     pub fenced: usize,
 }
 
-struct Due {
+/// The row of a delivery that is due.
+pub(super) struct Due {
+    pub(super) event: EventKey,
     delivery: DeliveryId,
-    event: EventKey,
     facts: Facts,
     id: EventId,
     event_type: EventType,
     created_at: DateTime<Utc>,
     clinic: ClinicName,
     clinic_id: Option<ClinicId>,
-    sealed: Option<Vec<u8>>,
+}
+
+impl Due {
+    /// The claim, once it is durable.
+    pub(super) fn claimed(self, body: EventBody, epoch: Epoch, kept: bool) -> Claim {
+        Claim {
+            parcel: Parcel {
+                delivery: self.delivery,
+                attempt: self.facts.attempt,
+                event: self.id,
+                event_type: self.event_type,
+                created_at: self.created_at,
+                clinic: self.clinic,
+                clinic_id: self.clinic_id,
+                body,
+            },
+            facts: self.facts,
+            event: self.event,
+            epoch,
+            kept,
+        }
+    }
 }
 
 impl Ledger {
@@ -112,27 +141,13 @@ impl Ledger {
             .await?;
         let mut claims = Vec::with_capacity(due.len());
         let mut unreadable = Vec::new();
-        for row in due {
-            let opened = row.sealed.as_deref().and_then(|sealed| {
+        for (row, sealed) in due {
+            let opened = sealed.as_deref().and_then(|sealed| {
                 let opened = self.store.sealer().open(&body_place(row.event), sealed);
                 opened.and_then(crate::store::Opened::into_text).ok()
             });
             match opened {
-                Some(json) => claims.push(Claim {
-                    parcel: Parcel {
-                        delivery: row.delivery,
-                        attempt: row.facts.attempt,
-                        event: row.id,
-                        event_type: row.event_type,
-                        created_at: row.created_at,
-                        clinic: row.clinic,
-                        clinic_id: row.clinic_id,
-                        body: EventBody::from_json(json),
-                    },
-                    facts: row.facts,
-                    event: row.event,
-                    epoch,
-                }),
+                Some(json) => claims.push(row.claimed(EventBody::from_json(json), epoch, true)),
                 None => unreadable.push((row.delivery, row.event)),
             }
         }
@@ -142,9 +157,6 @@ impl Ledger {
             // Those stay claimed until the sink resumes; the good ones must not wait with them.
             tracing::error!(%error, "a damaged body could not be asked for again");
         }
-        claims.sort_by(|a, b| {
-            (a.parcel.created_at, &a.parcel.event).cmp(&(b.parcel.created_at, &b.parcel.event))
-        });
         Ok(claims)
     }
 
@@ -169,7 +181,7 @@ impl Ledger {
         settlement: &Settlement,
         now: DateTime<Utc>,
     ) -> Result<Settled, Unavailable> {
-        let settlement = settlement.clone();
+        let (settlement, sealer) = (settlement.clone(), self.store.sealer().clone());
         self.store
             .write(move |c| {
                 let newest = c
@@ -183,7 +195,7 @@ impl Ledger {
                 {
                     settled.changed = settle_done(c, &settlement.decided, now)?;
                     for (claim, decision) in settlement.decided.iter() {
-                        settled.changed += settle_open(c, claim, decision, now)?;
+                        settled.changed += settle_open(c, &sealer, claim, decision, now)?;
                     }
                 }
                 settled.fenced = settlement.decided.len() - settled.changed;
@@ -263,6 +275,8 @@ impl Ledger {
                             .query_map([&deliveries], |row| row.get(0))?
                             .collect::<rusqlite::Result<Vec<i64>>>()?;
                         forget_bodies(c, &numbers(events))?;
+                    } else {
+                        owe_bodies(c, &deliveries, now)?;
                     }
                 }
                 write_checkpoint(c, sink, resumed.checkpoint.as_ref())?;
@@ -309,34 +323,115 @@ impl Ledger {
     }
 }
 
+/// What every claim reads; `claim` appends the sealed body, `claim_fetched` the sink.
+macro_rules! due_columns {
+    () => {
+        "SELECT d.delivery, d.event, d.attempts, d.refusals, d.issued_at, e.id, e.type, e.created_at, l.clinic, e.clinic_id"
+    };
+}
+/// Its sweep has ended, or lasts too long: until then what comes next in the listing may be older.
+macro_rules! released {
+    () => {
+        "(e.event <= l.released OR e.admitted_at <= ?3)"
+    };
+}
+
 fn claim(
     c: &Connection,
     sink: SinkId,
     limit: usize,
     epoch: Epoch,
     now: DateTime<Utc>,
-) -> rusqlite::Result<Vec<Due>> {
-    let due: Vec<Due> = c
-        .prepare_cached(
-            "SELECT d.delivery, d.event, d.attempts, d.refusals, d.issued_at,
-                    e.id, e.type, e.created_at, l.clinic, e.clinic_id, b.sealed
+) -> rusqlite::Result<Vec<(Due, Option<Vec<u8>>)>> {
+    let due: Vec<(Due, Option<Vec<u8>>)> = c
+        .prepare_cached(concat!(
+            due_columns!(),
+            ", b.sealed
              FROM delivery d JOIN event e ON e.event = d.event JOIN lane l ON l.lane = d.lane
                   LEFT JOIN body b ON b.event = d.event
-             WHERE d.sink = ?1 AND d.state = 'queued' AND d.ready = 1 AND d.due_at <= ?2
-               AND (e.event <= l.released OR e.admitted_at <= ?3)
-             ORDER BY d.due_at, d.delivery LIMIT ?4",
-        )?
+             WHERE d.sink = ?1 AND d.state = 'queued' AND d.ready = 1 AND d.due_at <= ?2 AND ",
+            released!(),
+            " ORDER BY d.due_at, d.delivery LIMIT ?4"
+        ))?
         .query_map(
             (sink.0, ms(now), ms(now - LONGEST_WAIT_FOR_SWEEP), limit),
-            due,
+            |row| Ok((due(row)?, row.get(10)?)),
         )?
         .collect::<rusqlite::Result<_>>()?;
-    let claimed = numbers(due.iter().map(|row| row.delivery.0));
+    mark_claimed(c, due.iter().map(|(due, _)| due), epoch)?;
+    Ok(due)
+}
+
+/// Claims what waits for one of these details, where that is due and all of it is for sinks that have room and no
+/// backlog.
+pub(super) fn claim_fetched(
+    c: &Connection,
+    fetched: &[(EventKey, EventBody)],
+    takers: &[Taker],
+    epoch: Epoch,
+    now: DateTime<Utc>,
+) -> rusqlite::Result<Vec<(SinkId, Due)>> {
+    let mut room: BTreeMap<SinkId, usize> = BTreeMap::new();
+    for taker in takers {
+        let backlog = c
+            .prepare_cached(
+                "SELECT 1 FROM delivery WHERE sink = ?1 AND state = 'queued' AND ready = 1 AND due_at <= ?2 LIMIT 1",
+            )?
+            .exists((taker.sink.0, ms(now)))?;
+        if !backlog {
+            room.insert(taker.sink, taker.room);
+        }
+    }
+    if room.is_empty() {
+        return Ok(Vec::new());
+    }
+    let events = numbers(fetched.iter().map(|(event, _)| event.0));
+    let waiting: Vec<(SinkId, bool, Due)> = c
+        .prepare_cached(concat!(
+            due_columns!(),
+            ", d.sink, d.due_at <= ?2 AND ",
+            released!(),
+            " FROM delivery d JOIN event e ON e.event = d.event JOIN lane l ON l.lane = d.lane
+             WHERE d.event IN rarray(?1) AND d.state = 'queued' ORDER BY d.event"
+        ))?
+        .query_map((events, ms(now), ms(now - LONGEST_WAIT_FOR_SWEEP)), |row| {
+            Ok((SinkId(row.get(10)?), row.get(11)?, due(row)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut claimed = Vec::with_capacity(waiting.len());
+    let mut waiting = waiting.into_iter().peekable();
+    while let Some(first) = waiting.next() {
+        let event = first.2.event;
+        let mut of_event = vec![first];
+        while let Some(next) = waiting.next_if(|next| next.2.event == event) {
+            of_event.push(next);
+        }
+        let taken = of_event
+            .iter()
+            .all(|(sink, due, _)| *due && room.get(sink).is_some_and(|room| *room > 0));
+        if taken {
+            for (sink, _, due) in of_event {
+                if let Some(room) = room.get_mut(&sink) {
+                    *room -= 1;
+                }
+                claimed.push((sink, due));
+            }
+        }
+    }
+    mark_claimed(c, claimed.iter().map(|(_, due)| due), epoch)?;
+    Ok(claimed)
+}
+
+fn mark_claimed<'a>(
+    c: &Connection,
+    due: impl Iterator<Item = &'a Due>,
+    epoch: Epoch,
+) -> rusqlite::Result<()> {
     c.prepare_cached(
         "UPDATE delivery SET state = 'claimed', attempts = attempts + 1, epoch = ?1 WHERE delivery IN rarray(?2)",
     )?
-    .execute((epoch.0, claimed))?;
-    Ok(due)
+    .execute((epoch.0, numbers(due.map(|due| due.delivery.0))))
+    .map(drop)
 }
 
 fn due(row: &Row<'_>) -> rusqlite::Result<Due> {
@@ -360,7 +455,6 @@ fn due(row: &Row<'_>) -> rusqlite::Result<Due> {
             .map(ClinicId::new)
             .transpose()
             .map_err(|_| damaged(9, "a malformed clinic id"))?,
-        sealed: row.get(10)?,
     })
 }
 
@@ -398,6 +492,7 @@ fn settle_done(
 /// Settles a claim whose sink did not say yes; gives 1 if it was the newest one.
 fn settle_open(
     c: &Connection,
+    sealer: &Sealer,
     claim: &Stub,
     decision: &Decision,
     now: DateTime<Utc>,
@@ -412,7 +507,7 @@ fn settle_open(
         Decision::Held { reason } => (DeliveryState::Held, None, claim.facts.refusals, reason),
         Decision::Dead { reason } => (DeliveryState::Dead, None, claim.facts.refusals, reason),
     };
-    c.prepare_cached(
+    let changed = c.prepare_cached(
         "UPDATE delivery SET state = ?1, due_at = coalesce(?2, due_at), refusals = ?3, reason = ?4,
            settled_at = CASE ?1 WHEN 'queued' THEN NULL ELSE ?5 END
          WHERE delivery = ?6 AND state = 'claimed' AND epoch = ?7 AND attempts = ?8",
@@ -426,7 +521,15 @@ fn settle_open(
         claim.delivery.0,
         claim.epoch.0,
         claim.facts.attempt,
-    ))
+    ))?;
+    if let Some(body) = claim.body.as_ref().filter(|_| changed > 0) {
+        details::keep_body(c, sealer, claim.event, body)?;
+        c.prepare_cached("UPDATE delivery SET ready = 1 WHERE event = ?1 AND state = 'queued'")?
+            .execute([claim.event.0])?;
+        c.prepare_cached("UPDATE event SET fetch_at = NULL WHERE event = ?1")?
+            .execute([claim.event.0])?;
+    }
+    Ok(changed)
 }
 
 /// Drops the bodies of these events of which no delivery is open any more.
@@ -436,6 +539,21 @@ pub(super) fn forget_bodies(c: &Connection, events: &Array) -> rusqlite::Result<
            (SELECT 1 FROM delivery d WHERE d.event = body.event AND d.state NOT IN ('done', 'skipped'))",
     )?
     .execute([events])
+    .map(drop)
+}
+
+/// What was claimed as soon as it was fetched has no body here: it is owed again, unless another delivery brought it.
+fn owe_bodies(c: &Connection, deliveries: &Array, now: DateTime<Utc>) -> rusqlite::Result<()> {
+    c.prepare_cached(
+        "UPDATE delivery SET ready = 1 WHERE delivery IN rarray(?1) AND state = 'queued' AND ready = 0
+           AND EXISTS (SELECT 1 FROM body b WHERE b.event = delivery.event)",
+    )?
+    .execute([deliveries])?;
+    c.prepare_cached(
+        "UPDATE event SET fetch_at = coalesce(fetch_at, ?2) WHERE event IN
+           (SELECT event FROM delivery WHERE delivery IN rarray(?1) AND state = 'queued' AND ready = 0)",
+    )?
+    .execute((deliveries, ms(now)))
     .map(drop)
 }
 

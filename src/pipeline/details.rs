@@ -1,6 +1,7 @@
 //! Details: what a clinic is owed, fetched a few at a time, each on its own row.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -8,12 +9,13 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::Pipeline;
+use super::handover::Room;
 use crate::api::Trouble;
 use crate::api::budget::Share;
 use crate::decide::back_off;
 use crate::domain::{ClinicName, EventBody};
 use crate::fetch;
-use crate::ledger::{EventKey, Owed};
+use crate::ledger::{EventKey, Owed, SinkId, Taker};
 use crate::schedule::LISTED;
 use crate::store::Unavailable;
 
@@ -41,7 +43,7 @@ enum Step {
 
 impl Pipeline {
     /// Fetches what a clinic is owed now, until nothing is left or nothing can be fetched.
-    pub(super) async fn fetch_owed(&self, clinic: &ClinicName) {
+    pub(super) async fn fetch_owed(self: &Arc<Self>, clinic: &ClinicName) {
         match self.try_fetch_owed(clinic).await {
             Ok(None) => {}
             Ok(Some(wait)) => self.activity.rest(clinic, self.now() + wait),
@@ -51,7 +53,10 @@ impl Pipeline {
 
     /// Gives how long the clinic is to be left alone, if so. While some bodies go to disk, the next are fetched: the
     /// disk takes many in the time of one.
-    async fn try_fetch_owed(&self, clinic: &ClinicName) -> Result<Option<Duration>, Unavailable> {
+    async fn try_fetch_owed(
+        self: &Arc<Self>,
+        clinic: &ClinicName,
+    ) -> Result<Option<Duration>, Unavailable> {
         let most = WAITING * self.in_flight;
         let mut queue: VecDeque<Owed> = VecDeque::new();
         let mut taken: HashSet<EventKey> = HashSet::new();
@@ -110,14 +115,48 @@ impl Pipeline {
         Ok(rest)
     }
 
-    /// Makes bodies durable and their deliveries ready, and rings the sinks; gives the events.
-    async fn keep(&self, bodies: Vec<(EventKey, EventBody)>) -> Result<Vec<EventKey>, Unavailable> {
+    /// Brings bodies where they belong: to the sinks that take them at once, else to disk; gives the events.
+    async fn keep(
+        self: &Arc<Self>,
+        bodies: Vec<(EventKey, EventBody)>,
+    ) -> Result<Vec<EventKey>, Unavailable> {
         crate::crash::point("fetch.before_kept");
-        let ready = self.ledger.fetched(&bodies).await?;
-        for sink in self.sinks.iter().filter(|sink| ready.contains(&sink.id)) {
+        let pipeline = Arc::clone(self);
+        let keeping = async move { pipeline.try_keep(bodies.into()).await };
+        let kept = self.activity.keeping.spawn(keeping).await;
+        // A panic is a defect of ours: as after a crash, nothing is known, and the details are still owed.
+        kept.unwrap_or_else(|_| Ok(Vec::new()))
+    }
+
+    async fn try_keep(
+        &self,
+        bodies: Arc<[(EventKey, EventBody)]>,
+    ) -> Result<Vec<EventKey>, Unavailable> {
+        let sinks = self.sinks.iter();
+        let mut rooms: Vec<(SinkId, Room)> = sinks
+            .filter_map(|sink| Some((sink.id, sink.handover.room(bodies.len())?)))
+            .collect();
+        let takers = rooms.iter().map(|(sink, room)| Taker {
+            sink: *sink,
+            room: room.len(),
+        });
+        let fetched = self
+            .ledger
+            .fetched(&bodies, takers.collect(), self.now())
+            .await?;
+        for (sink, claim) in fetched.claims {
+            if let Some((_, room)) = rooms.iter_mut().find(|(id, _)| *id == sink) {
+                room.hand(claim);
+            }
+        }
+        for sink in self
+            .sinks
+            .iter()
+            .filter(|sink| fetched.ready.contains(&sink.id))
+        {
             sink.wake.notify_one();
         }
-        Ok(bodies.into_iter().map(|(event, _)| event).collect())
+        Ok(bodies.iter().map(|(event, _)| *event).collect())
     }
 
     async fn fetch_one(&self, clinic: &ClinicName, owed: Owed) -> Result<Step, Unavailable> {

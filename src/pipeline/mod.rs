@@ -13,6 +13,7 @@
 
 mod details;
 mod drive;
+mod handover;
 mod intake;
 mod outbox;
 
@@ -21,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 
 use crate::api::Api;
 use crate::clock::SharedClock;
@@ -35,6 +37,7 @@ use crate::store::Unavailable;
 use crate::token::Tokens;
 
 pub use drive::{Ended, Scope};
+pub use handover::Handover;
 
 /// Between two looks at the grants that are due.
 const KEEP_ALIVE_PAUSE: TimeDelta = TimeDelta::seconds(5);
@@ -51,6 +54,8 @@ pub struct OpenSink {
     pub sink: AnySink,
     /// Rung when it has work.
     pub wake: Notify,
+    /// The short way from a fetch to it.
+    pub handover: Handover,
 }
 
 /// Everything the passes need.
@@ -115,6 +120,8 @@ pub struct Activity {
     changed: Arc<Notify>,
     /// Rung when the last piece of work has ended.
     idle: Arc<Notify>,
+    /// Bodies on their way to disk or to a sink: not cut off between a claim and its hand-over.
+    keeping: TaskTracker,
 }
 
 #[derive(Default)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::handover::Held;
 use super::{OpenSink, Pipeline};
 use crate::config::OnDoubt;
 use crate::decide::{Decision, decide};
@@ -99,32 +100,34 @@ impl Pipeline {
         // While an exact sink writes one batch, the next is claimed. Should the first stop the sink, `resume` finds out
         // that the second was never shown; of another kind's nothing would be known.
         let ahead = if sink.sink.is_exact() { batch } else { 0 };
+        let mut taking = sink.handover.open(2 * ahead);
         let mut attempts: JoinSet<Result<(), Stopped>> = JoinSet::new();
-        let mut claims: Vec<Claim> = Vec::new();
+        let mut claims: Vec<Held> = Vec::new();
         let mut failed = None;
         while failed.is_none() && !until.stopped.is_cancelled() {
             // Known before the ledger is asked: what was released after the question is seen by one more.
             let drained = until.drained.is_cancelled();
+            taking.take_all(&mut claims);
             self.start(index, &mut claims, &mut attempts);
             let wanted = ((places - attempts.len()) * batch + ahead).saturating_sub(claims.len());
-            let nothing_due = if wanted > 0 {
+            if wanted > 0 {
                 claims.extend(self.claim(sink, wanted).await);
-                claims.is_empty()
-            } else {
-                false
-            };
+            }
+            let nothing_due = wanted > 0 && claims.is_empty();
             self.start(index, &mut claims, &mut attempts);
             if drained && nothing_due && attempts.is_empty() {
                 break;
             }
             tokio::select! {
                 Some(ended) = attempts.join_next() => failed = flatten(ended).err(),
+                () = taking.take(&mut claims) => {}
                 () = sink.wake.notified() => {}
                 () = tokio::time::sleep(LONGEST_SLEEP) => {}
                 () = until.stopped.cancelled() => {}
                 () = until.drained.cancelled(), if !drained => {}
             }
         }
+        taking.close(&mut claims).await;
         // What is claimed and in flight is finished before the loop ends: what it did has to be settled.
         loop {
             if failed.is_none() {
@@ -138,16 +141,23 @@ impl Pipeline {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Begins as many attempts as there are places, with what is claimed.
+    /// Begins as many attempts as there are places, with what is claimed, the oldest events first.
     fn start(
         self: &Arc<Self>,
         index: usize,
-        claims: &mut Vec<Claim>,
+        claims: &mut Vec<Held>,
         attempts: &mut JoinSet<Result<(), Stopped>>,
     ) {
         let Some(sink) = self.sinks.get(index).map(|open| &open.sink) else {
             return;
         };
+        if claims.is_empty() || attempts.len() >= sink.concurrency() {
+            return;
+        }
+        claims.sort_by(|a, b| {
+            let of = |held: &'_ Held| held.claim.parcel.created_at;
+            (of(a), &a.claim.parcel.event).cmp(&(of(b), &b.claim.parcel.event))
+        });
         while attempts.len() < sink.concurrency() && !claims.is_empty() {
             let rest = claims.split_off(sink.batch().min(claims.len()));
             let batch = std::mem::replace(claims, rest);
@@ -155,24 +165,31 @@ impl Pipeline {
         }
     }
 
-    async fn claim(&self, sink: &OpenSink, limit: usize) -> Vec<Claim> {
+    async fn claim(&self, sink: &OpenSink, limit: usize) -> Vec<Held> {
         let now = self.now();
         let claimed = match self.ledger.next_due(sink.id).await {
             Ok(Some(at)) if at <= now => self.ledger.claim(sink.id, limit, now).await,
             Ok(_) => Ok(Vec::new()),
             Err(error) => Err(error),
         };
-        claimed.unwrap_or_else(|error| {
+        let claims = claimed.unwrap_or_else(|error| {
             self.ledger_trouble(&error);
             Vec::new()
-        })
+        });
+        let held = |claim| Held { claim, room: None };
+        claims.into_iter().map(held).collect()
     }
 
     /// Attempts a batch of claims once, and settles them however often the ledger has to be asked.
-    async fn attempt(self: Arc<Self>, index: usize, claims: Vec<Claim>) -> Result<(), Stopped> {
+    async fn attempt(self: Arc<Self>, index: usize, claims: Vec<Held>) -> Result<(), Stopped> {
         let Some(sink) = self.sinks.get(index) else {
             return Ok(());
         };
+        // The room is free again when all is settled.
+        let (claims, _room): (Vec<_>, Vec<_>) = claims
+            .into_iter()
+            .map(|held| (held.claim, held.room))
+            .unzip();
         crate::crash::point("deliver.after_claim");
         let attempted = deliver::attempt(&sink.sink, claims, self.now()).await?;
         crate::crash::point("deliver.before_settle");

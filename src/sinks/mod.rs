@@ -84,7 +84,8 @@ pub trait Sink: Send + Sync + 'static {
     /// How many calls of [`Sink::deliver`] may run at once.
     fn concurrency(&self) -> usize;
 
-    /// Whether [`Sink::resume`] finds out of every orphan whether it was shown.
+    /// Whether [`Sink::resume`] finds out of every orphan whether it was shown. Then more may be claimed than is
+    /// attempted: what was not is simply due again.
     fn is_exact(&self) -> bool {
         false
     }

@@ -11,7 +11,8 @@ use fullscript_events::domain::{
     Reference, SinkName, Sweep,
 };
 use fullscript_events::ledger::{
-    Admitted, Claim, EventFilter, EventKey, Found, LaneId, Ledger, Page, Resend, Settlement, SinkId,
+    Admitted, Claim, EventFilter, EventKey, Found, LaneId, Ledger, Page, Resend, Settlement,
+    SinkId, Taker,
 };
 use fullscript_events::sinks::{Checkpoint, Resumed};
 use fullscript_events::store::{Owner, SealKey};
@@ -43,7 +44,11 @@ enum Op {
         lane: usize,
         id: usize,
     },
-    Fetched(usize),
+    /// A detail is here; these sinks have room for one.
+    Fetched {
+        id: usize,
+        takers: Vec<usize>,
+    },
     Gone(usize),
     Claim {
         sink: usize,
@@ -118,7 +123,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (listed(), any::<bool>()).prop_map(|(page, baseline)| Op::List { page, baseline }),
         1 => (listed(), any::<bool>()).prop_map(|(page, all)| Op::Backfill { page, all }),
         1 => (0..2_usize, 0..3_usize).prop_map(|(lane, id)| Op::ListForeign { lane, id }),
-        4 => (0..3_usize).prop_map(Op::Fetched),
+        4 => (0..3_usize, proptest::sample::subsequence(vec![0, 1], 0..=2))
+            .prop_map(|(id, takers)| Op::Fetched { id, takers }),
         1 => (0..3_usize).prop_map(Op::Gone),
         6 => (0..2_usize, 1..4_usize).prop_map(|(sink, limit)| Op::Claim { sink, limit }),
         6 => (0..9_usize, verdict).prop_map(|(which, verdict)| Op::Settle { which, verdict }),
@@ -267,9 +273,12 @@ impl Model {
                 d.sink == sink && d.state == DeliveryState::Queued && d.ready && d.due_at <= now
             })
             .collect();
-        due.sort_by_key(|&n| (self.deliveries[n].due_at, self.deliveries[n].id, n));
+        due.sort_by_key(|&n| (self.deliveries[n].due_at, n));
         due.truncate(limit);
-        due.sort_by_key(|&n| (created_at(self.deliveries[n].id), self.deliveries[n].id));
+        self.mark_claimed(due, epoch)
+    }
+
+    fn mark_claimed(&mut self, due: Vec<usize>, epoch: i64) -> Vec<(usize, u32)> {
         due.into_iter()
             .map(|n| {
                 let d = &mut self.deliveries[n];
@@ -279,6 +288,43 @@ impl Model {
                 (n, d.attempts)
             })
             .collect()
+    }
+
+    /// A detail is here: claimed at once if all that waits for it is due, for takers without a backlog; else kept.
+    fn fetched(
+        &mut self,
+        id: usize,
+        takers: &[usize],
+        epoch: i64,
+        now: DateTime<Utc>,
+    ) -> Vec<(usize, u32)> {
+        let is_queued = |d: &Delivery| d.state == DeliveryState::Queued;
+        let has_backlog = |sink: usize| {
+            let mut due = self.deliveries.iter().filter(|d| d.due_at <= now);
+            due.any(|d| d.sink == sink && is_queued(d) && d.ready)
+        };
+        let waiting: Vec<usize> = (0..self.deliveries.len())
+            .filter(|&n| self.deliveries[n].id == id && is_queued(&self.deliveries[n]))
+            .collect();
+        let taken = waiting.iter().all(|&n| {
+            let d = &self.deliveries[n];
+            d.due_at <= now && takers.contains(&d.sink) && !has_backlog(d.sink)
+        });
+        let event = self.events.get_mut(&id).unwrap();
+        event.owed = false;
+        if taken && !waiting.is_empty() {
+            return self.mark_claimed(waiting, epoch);
+        }
+        self.body_is_here(id);
+        Vec::new()
+    }
+
+    fn body_is_here(&mut self, id: usize) {
+        let event = self.events.get_mut(&id).unwrap();
+        (event.owed, event.body) = (false, true);
+        self.of(id)
+            .filter(|d| d.state == DeliveryState::Queued)
+            .for_each(|d| d.ready = true);
     }
 
     fn is_live(&self, n: usize, attempt: u32, epoch: i64) -> bool {
@@ -300,6 +346,8 @@ struct Holding {
     place: usize,
     sink: usize,
     epoch: i64,
+    /// Its body is in the ledger too.
+    kept: bool,
 }
 
 /// The real ledger beside the model.
@@ -419,18 +467,7 @@ impl Bench {
                 assert_eq!(self.admit(&page, found).await, expected);
             }
             Op::ListForeign { lane, id } => self.list_foreign(lane, id).await,
-            Op::Fetched(id) => {
-                if let Some(event) = self.owed(id).await {
-                    let body = EventBody::from_json(format!("{{\"id\":\"{}\"}}", IDS[id]));
-                    self.ledger().fetched(&[(event, body)]).await.unwrap();
-                    let known = self.model.events.get_mut(&id).unwrap();
-                    (known.owed, known.body) = (false, true);
-                    self.model
-                        .of(id)
-                        .filter(|d| d.state == DeliveryState::Queued)
-                        .for_each(|d| d.ready = true);
-                }
-            }
+            Op::Fetched { id, takers } => self.fetched(id, &takers).await,
             Op::Gone(id) => {
                 if let Some(event) = self.owed(id).await {
                     let ledger = self.ledger();
@@ -448,6 +485,34 @@ impl Bench {
             Op::Resume { sink, fate } => self.resume(sink, fate).await,
             Op::Resend { sink, id } => self.resend(sink, id).await,
         }
+    }
+
+    async fn fetched(&mut self, id: usize, takers: &[usize]) {
+        let Some(event) = self.owed(id).await else {
+            return;
+        };
+        let body = EventBody::from_json(format!("{{\"id\":\"{}\"}}", IDS[id]));
+        let of_sink = |&sink: &usize| Taker {
+            sink: self.sinks[sink],
+            room: 1,
+        };
+        let rooms = takers.iter().map(of_sink).collect();
+        let fetched = self
+            .ledger()
+            .fetched(&[(event, body)].into(), rooms, self.now)
+            .await
+            .unwrap();
+        let epoch = self.epoch();
+        let mut expected = self.model.fetched(id, takers, epoch, self.now);
+        expected.sort_unstable();
+        let mut found: Vec<(usize, u32)> = Vec::new();
+        for (sink, claim) in fetched.claims {
+            let sink = self.sinks.iter().position(|of| *of == sink).unwrap();
+            found.push((place(claim.parcel.delivery), claim.parcel.attempt));
+            self.hold(sink, claim, false);
+        }
+        found.sort_unstable();
+        assert_eq!(found, expected);
     }
 
     async fn list_foreign(&mut self, lane: usize, id: usize) {
@@ -487,17 +552,22 @@ impl Bench {
             .collect();
         assert_eq!(found, expected);
         for claim in claims {
-            let place = place(claim.parcel.delivery);
-            let id = IDS[self.model.deliveries[place].id];
-            assert_eq!(claim.parcel.event.as_str(), id);
-            assert_eq!(claim.parcel.body.as_json(), format!("{{\"id\":\"{id}\"}}"));
-            self.held.push(Holding {
-                claim,
-                place,
-                sink,
-                epoch,
-            });
+            self.hold(sink, claim, true);
         }
+    }
+
+    fn hold(&mut self, sink: usize, claim: Claim, kept: bool) {
+        let place = place(claim.parcel.delivery);
+        let id = IDS[self.model.deliveries[place].id];
+        assert_eq!(claim.parcel.event.as_str(), id);
+        assert_eq!(claim.parcel.body.as_json(), format!("{{\"id\":\"{id}\"}}"));
+        self.held.push(Holding {
+            claim,
+            place,
+            sink,
+            epoch: self.epoch(),
+            kept,
+        });
     }
 
     fn take_held(&mut self, which: usize) -> Option<Holding> {
@@ -510,6 +580,7 @@ impl Bench {
             place,
             sink,
             epoch,
+            kept,
         }) = self.take_held(which)
         else {
             return;
@@ -552,6 +623,10 @@ impl Bench {
             delivery.state = state;
             delivery.due_at = due_at.unwrap_or(delivery.due_at);
             let id = delivery.id;
+            if !kept && state != DeliveryState::Done {
+                // Another attempt will need it.
+                self.model.body_is_here(id);
+            }
             self.model.forget_body(id);
             if sink == 0 {
                 self.checkpoint = Some(mark);
@@ -588,8 +663,14 @@ impl Bench {
             .await
             .unwrap();
         for n in expected {
-            self.model.deliveries[n].state = state;
             let id = self.model.deliveries[n].id;
+            let event = self.model.events.get_mut(&id).unwrap();
+            let delivery = &mut self.model.deliveries[n];
+            delivery.state = state;
+            if state == DeliveryState::Queued {
+                delivery.ready = event.body;
+                event.owed |= !event.body;
+            }
             self.model.forget_body(id);
         }
     }
@@ -699,7 +780,10 @@ fn everything_is_ready() -> Vec<Op> {
         baseline: false,
     };
     std::iter::once(list)
-        .chain((0..IDS.len()).map(Op::Fetched))
+        .chain((0..IDS.len()).map(|id| Op::Fetched {
+            id,
+            takers: Vec::new(),
+        }))
         .collect()
 }
 

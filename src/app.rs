@@ -142,13 +142,12 @@ pub async fn open(
     report_pace(config, pace, lanes.len());
     Ok(Arc::new(Pipeline {
         api: Api::new(
-            &config.http,
             config.app.api_base.clone(),
             config.poll.concurrency,
             tokens.clone(),
             budget,
             Arc::clone(&clock),
-        )?,
+        ),
         routes: Routes::new(&config.sinks, &ids),
         ledger,
         tokens,

@@ -16,6 +16,8 @@ use crate::config;
 
 /// How long a connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// One whole request to Fullscript, answer included: a body that drips ends here too.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How this program names itself to servers.
 pub const USER_AGENT: &str = concat!("fullscript-events/", env!("CARGO_PKG_VERSION"));
 

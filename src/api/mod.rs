@@ -17,18 +17,15 @@ use secrecy::ExposeSecret;
 use url::Url;
 
 use crate::clock::SharedClock;
-use crate::config;
 use crate::domain::ClinicName;
 use crate::format::retry_after;
-use crate::http::{self, BodyError, BuildError};
+use crate::http::{self, BodyError};
 use crate::store::Unavailable;
 use crate::token::{Bearer, TokenError, Tokens};
 
 use budget::{Budget, Share};
 use places::{Place, Places};
 
-/// One whole request, answer included: a body that drips ends here too.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a bearer is used without asking the ledger again whether it still is the current one. Far less than what a
 /// bearer has left to live when it is handed out; a login or a refresh elsewhere is noticed after this, or at the 401.
 const REMEMBERED: Duration = Duration::from_secs(1);
@@ -91,24 +88,21 @@ pub struct Api {
 impl Api {
     /// `concurrency` is how many requests of one clinic may wait for an answer at once.
     pub fn new(
-        settings: &config::Http,
         base: Url,
         concurrency: usize,
         tokens: Tokens,
         budget: Budget,
         clock: SharedClock,
-    ) -> Result<Self, BuildError> {
-        Ok(Self {
-            client: http::builder(settings, REQUEST_TIMEOUT)?
-                .build()
-                .map_err(|error| BuildError::Client(error.without_url()))?,
+    ) -> Self {
+        Self {
+            client: tokens.client().clone(),
             base,
             tokens,
             budget,
             clock,
             places: Places::new(concurrency),
             bearers: Mutex::default(),
-        })
+        }
     }
 
     /// The URL below the API's base with these path segments, each percent-encoded.
@@ -244,7 +238,7 @@ fn no_answer(error: &reqwest::Error) -> String {
     if error.is_connect() {
         "Fullscript cannot be reached (no connection)".to_owned()
     } else if error.is_timeout() {
-        format!("no answer within {} s", REQUEST_TIMEOUT.as_secs())
+        format!("no answer within {} s", http::REQUEST_TIMEOUT.as_secs())
     } else {
         "the connection broke before an answer".to_owned()
     }

@@ -39,7 +39,7 @@ pub enum Found {
         sweep: Sweep,
         /// How far it is by now, kept so that a long sweep goes on after a restart.
         progress: Option<Progress>,
-        /// During the baseline: what was created before is skipped.
+        /// During the baseline: what was created before is skipped. Kept with the first page.
         issue_from: Option<DateTime<Utc>>,
         /// The lane's mark with its overlap: an unseen event older than this was found late.
         late_before: Option<DateTime<Utc>>,
@@ -360,8 +360,18 @@ fn quarantine(c: &Connection, page: &Page, reference: &Reference) -> rusqlite::R
 fn record_progress(c: &Connection, page: &Page, admitted: &Admitted) -> rusqlite::Result<()> {
     match page.found {
         Found::BySweep {
-            sweep, progress, ..
+            sweep,
+            progress,
+            issue_from,
+            ..
         } => {
+            if let Some(from) = issue_from {
+                // A baseline keeps its beginning, whatever becomes of this sweep.
+                c.prepare_cached(
+                    "UPDATE lane SET issue_from = ?1 WHERE lane = ?2 AND issue_from IS NULL",
+                )?
+                .execute((ms(from), page.lane.0))?;
+            }
             if let Some(progress) = progress {
                 c.prepare_cached(
                     "UPDATE lane SET sweep = ?1, sweep_newest = ?2, sweep_reached = ?3 WHERE lane = ?4",

@@ -117,23 +117,6 @@ impl Ledger {
             .await
     }
 
-    /// Begins the baseline of a lane: what was created before `issue_from` will be skipped. A baseline that was begun
-    /// before keeps its own beginning.
-    pub async fn begin_baseline(
-        &self,
-        lane: LaneId,
-        issue_from: DateTime<Utc>,
-    ) -> Result<DateTime<Utc>, Unavailable> {
-        self.store
-            .write(move |c| {
-                c.prepare_cached(
-                    "UPDATE lane SET issue_from = coalesce(issue_from, ?1) WHERE lane = ?2 RETURNING issue_from",
-                )?
-                .query_row((ms(issue_from), lane.0), |row| row.get(0).map(at))
-            })
-            .await
-    }
-
     /// A sweep failed: it is due again at `retry_at`. The lane's mark and its place in the sweep stay. A wide sweep
     /// that fails does not hold the fast one back: a page that the vendor cannot give must not hide what is new.
     pub async fn fail_sweep(

@@ -9,13 +9,12 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::Pipeline;
-use super::handover::Room;
 use crate::api::Trouble;
 use crate::api::budget::Share;
 use crate::decide::back_off;
 use crate::domain::{ClinicName, EventBody};
 use crate::fetch;
-use crate::ledger::{EventKey, Owed, SinkId, Taker};
+use crate::ledger::{EventKey, Owed};
 use crate::schedule::LISTED;
 use crate::store::Unavailable;
 
@@ -113,50 +112,6 @@ impl Pipeline {
             self.keep(fetched).await?;
         }
         Ok(rest)
-    }
-
-    /// Brings bodies where they belong: to the sinks that take them at once, else to disk; gives the events.
-    async fn keep(
-        self: &Arc<Self>,
-        bodies: Vec<(EventKey, EventBody)>,
-    ) -> Result<Vec<EventKey>, Unavailable> {
-        crate::crash::point("fetch.before_kept");
-        let pipeline = Arc::clone(self);
-        let keeping = async move { pipeline.try_keep(bodies.into()).await };
-        let kept = self.activity.keeping.spawn(keeping).await;
-        // A panic is a defect of ours: as after a crash, nothing is known, and the details are still owed.
-        kept.unwrap_or_else(|_| Ok(Vec::new()))
-    }
-
-    async fn try_keep(
-        &self,
-        bodies: Arc<[(EventKey, EventBody)]>,
-    ) -> Result<Vec<EventKey>, Unavailable> {
-        let sinks = self.sinks.iter();
-        let mut rooms: Vec<(SinkId, Room)> = sinks
-            .filter_map(|sink| Some((sink.id, sink.handover.room(bodies.len())?)))
-            .collect();
-        let takers = rooms.iter().map(|(sink, room)| Taker {
-            sink: *sink,
-            room: room.len(),
-        });
-        let fetched = self
-            .ledger
-            .fetched(&bodies, takers.collect(), self.now())
-            .await?;
-        for (sink, claim) in fetched.claims {
-            if let Some((_, room)) = rooms.iter_mut().find(|(id, _)| *id == sink) {
-                room.hand(claim);
-            }
-        }
-        for sink in self
-            .sinks
-            .iter()
-            .filter(|sink| fetched.ready.contains(&sink.id))
-        {
-            sink.wake.notify_one();
-        }
-        Ok(bodies.iter().map(|(event, _)| *event).collect())
     }
 
     async fn fetch_one(&self, clinic: &ClinicName, owed: Owed) -> Result<Step, Unavailable> {

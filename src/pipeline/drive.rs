@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::outbox::Until;
-use super::{Activity, Pipeline, Work};
+use super::{Pipeline, Work};
 use crate::ledger::Pruned;
 use crate::lifecycle::Lifecycle;
 use crate::schedule::Nudges;
@@ -53,22 +53,23 @@ enum Look {
     LedgerUnavailable,
 }
 
-impl Activity {
-    /// Returns when a piece of work has ended or has brought new work: at once if nothing is being done any more, else
-    /// a moment later, so that one look serves what happens meanwhile.
+
+impl Pipeline {
+    /// Returns when a piece of work has ended or has brought new work: at once if nothing is being done any more or the
+    /// last look was a while ago, else a moment later, so that one look serves what happens meanwhile.
     async fn news(&self) {
-        self.changed.notified().await;
-        if self.is_idle() {
+        self.activity.changed.notified().await;
+        let since = self.activity.since_look(self.clock.monotonic());
+        let breath = BREATH.saturating_sub(since);
+        if breath.is_zero() || self.activity.is_idle() {
             return;
         }
         tokio::select! {
-            () = tokio::time::sleep(BREATH) => {}
-            () = self.idle.notified() => {}
+            () = tokio::time::sleep(breath) => {}
+            () = self.activity.idle.notified() => {}
         }
     }
-}
 
-impl Pipeline {
     /// Runs until the soft stop: looks at every tick, and whenever a piece of work has ended.
     pub async fn run(self: Arc<Self>, lifecycle: &Lifecycle, nudges: &Nudges) {
         let until = Until {
@@ -89,7 +90,7 @@ impl Pipeline {
             let degraded = self.activity.is_degraded();
             tokio::select! {
                 () = nudges.tick.notified() => {}
-                () = self.activity.news(), if !degraded => {}
+                () = self.news(), if !degraded => {}
                 // A wall clock that is set back stops the cron ticks until it has caught up.
                 () = tokio::time::sleep(LONGEST_SLEEP) => {}
                 () = lifecycle.soft().cancelled() => {}
@@ -128,7 +129,7 @@ impl Pipeline {
                 }
                 Look::AtWork => {
                     tokio::select! {
-                        () = self.activity.news() => {}
+                        () = self.news() => {}
                         () = lifecycle.soft().cancelled() => {}
                     }
                 }
@@ -163,6 +164,7 @@ impl Pipeline {
         // Known before the ledger is read: what ends in between is still due in what was read, and must not be begun
         // a second time for it. Its end rings for the next look.
         let busy = self.activity.busy();
+        self.activity.looked(self.clock.monotonic());
         let now = self.now();
         let mut begun = 0;
         if scope == Scope::Everything {
@@ -178,8 +180,10 @@ impl Pipeline {
                     );
                 }
             }
-            let refresh_at = self.tokens.next_refresh_at().await?;
-            if refresh_at.is_some_and(|at| at <= now) && self.activity.may_keep_alive(now) {
+            if self.activity.may_keep_alive(now)
+                && let Some(refresh_at) = self.tokens.next_refresh_at().await?
+                && refresh_at <= now
+            {
                 self.begin(lifecycle, &busy, Work::KeepAlive, |pipeline| async move {
                     if let Err(error) = pipeline.tokens.keep_alive().await {
                         pipeline.ledger_trouble(&error);

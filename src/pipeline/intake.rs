@@ -76,7 +76,7 @@ impl Pipeline {
                     FirstRun::Baseline => server_now,
                     FirstRun::Since(span) => server_now - span,
                 };
-                issue_from = Some(self.ledger.begin_baseline(lane.id, from).await?);
+                issue_from = Some(from);
             }
             let (newest, oldest) = ends(&listing);
             // An event of the future must not move the mark to where nothing is new any more.

@@ -15,14 +15,15 @@ mod details;
 mod drive;
 mod handover;
 mod intake;
+mod keep;
 mod outbox;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Notify;
-use tokio_util::task::TaskTracker;
 
 use crate::api::Api;
 use crate::clock::SharedClock;
@@ -35,6 +36,8 @@ use crate::schedule::Pace;
 use crate::sinks::AnySink;
 use crate::store::Unavailable;
 use crate::token::Tokens;
+
+use keep::Keeping;
 
 pub use drive::{Ended, Scope};
 pub use handover::Handover;
@@ -120,8 +123,7 @@ pub struct Activity {
     changed: Arc<Notify>,
     /// Rung when the last piece of work has ended.
     idle: Arc<Notify>,
-    /// Bodies on their way to disk or to a sink: not cut off between a claim and its hand-over.
-    keeping: TaskTracker,
+    keeping: Keeping,
 }
 
 #[derive(Default)]
@@ -131,6 +133,7 @@ struct Busy {
     stopped: HashMap<SinkId, String>,
     clocks: Option<(DateTime<Utc>, DateTime<Utc>)>,
     kept_alive_at: Option<DateTime<Utc>>,
+    looked_at: Duration,
     degraded: bool,
 }
 
@@ -196,6 +199,15 @@ impl Activity {
             .resting
             .get(clinic)
             .is_some_and(|until| *until > now)
+    }
+
+    /// A look was begun at this monotonic time.
+    fn looked(&self, at: Duration) {
+        self.locked().looked_at = at;
+    }
+
+    fn since_look(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.locked().looked_at)
     }
 
     /// The vendor's clock and ours at the same moment: what pruning asks for.

@@ -22,6 +22,9 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// The longest sleep of an idle sink: covers a bell that was rung by another process.
 const LONGEST_SLEEP: Duration = Duration::from_secs(2);
 
+/// So long an exact sink waits for more: a flush costs the same for ten events as for two hundred.
+const GATHER: Duration = Duration::from_millis(10);
+
 /// When the loop of a sink may end.
 #[derive(Clone)]
 pub(super) struct Until {
@@ -108,6 +111,10 @@ impl Pipeline {
             // Known before the ledger is asked: what was released after the question is seen by one more.
             let drained = until.drained.is_cancelled();
             taking.take_all(&mut claims);
+            if ahead > 0 && attempts.is_empty() && !claims.is_empty() && claims.len() < batch {
+                tokio::time::sleep(GATHER).await;
+                taking.take_all(&mut claims);
+            }
             self.start(index, &mut claims, &mut attempts);
             let wanted = ((places - attempts.len()) * batch + ahead).saturating_sub(claims.len());
             if wanted > 0 {

@@ -9,7 +9,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::TimeDelta;
 use oauth2::basic::{BasicClient, BasicErrorResponse, BasicErrorResponseType, BasicTokenResponse};
@@ -31,8 +30,6 @@ use crate::store::Unavailable;
 
 /// The longest reply that is read. A real one has less than a kibibyte.
 const LONGEST_REPLY: usize = 64 * 1024;
-/// How long one call may take.
-const TIMEOUT: Duration = Duration::from_secs(30);
 /// The life of an access token where the reply does not say it (`fullscript-api.md` §1).
 const USUAL_LIFE: TimeDelta = TimeDelta::hours(2);
 
@@ -150,7 +147,7 @@ impl Exchange {
         settings: &config::Http,
         client_secret: SecretString,
     ) -> Result<Self, BuildError> {
-        let http = http::builder(settings, TIMEOUT)?
+        let http = http::builder(settings, http::REQUEST_TIMEOUT)?
             .build()
             .map_err(BuildError::Client)?;
         let oauth = BasicClient::new(ClientId::new(app.client_id.clone()))
@@ -168,6 +165,11 @@ impl Exchange {
             revoke_url: app.revoke_url.clone(),
             clinic_url: format!("{}/clinic", app.api_base.as_str().trim_end_matches('/')),
         })
+    }
+
+    /// The client that all of it goes through.
+    pub(super) fn client(&self) -> &reqwest::Client {
+        &self.http
     }
 
     /// The page where a user grants access, and the `state` that must come back.

@@ -180,6 +180,11 @@ impl Tokens {
         })
     }
 
+    /// The client that speaks to Fullscript; its API is asked through it too, so that certificates are read once.
+    pub fn client(&self) -> &reqwest::Client {
+        self.inner.exchange.client()
+    }
+
     /// A bearer that works now, refreshed first if it is time.
     pub async fn bearer(&self, clinic: &ClinicName) -> Result<Bearer, TokenError> {
         self.wanted(clinic, Want::Working).await

@@ -41,7 +41,8 @@ pub(super) fn deliver(
     if place.settings.rotate_daily {
         lines.mark.day = lines.mark.day.or(Some(today));
     }
-    let bytes: Vec<u8> = batch.iter().flatten().flatten().copied().collect();
+    let bytes = batch.iter().flatten().map(Vec::as_slice);
+    let bytes = bytes.collect::<Vec<_>>().concat();
     let appended = append(&lines.file, lines.mark.length, &bytes).map_err(|error| {
         place.failed("bring it back to a clean end after a failed write", &error)
     })?;

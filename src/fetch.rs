@@ -3,6 +3,8 @@
 //! Only the envelope is looked at, and only to refuse an answer that is about another event or another clinic than
 //! the one asked for.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -20,9 +22,11 @@ struct Envelope<'a> {
 }
 
 #[derive(Deserialize)]
-struct Head {
-    id: String,
-    clinic_id: Option<String>,
+struct Head<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    clinic_id: Option<Cow<'a, str>>,
 }
 
 /// Fetches the detail of an event on behalf of a clinic.
@@ -41,7 +45,7 @@ pub async fn detail(
 fn read(body: &[u8], reference: &Reference) -> Result<EventBody, &'static str> {
     const NO_DETAIL: &str = "the answer is not the event that the contract describes";
     let envelope: Envelope<'_> = serde_json::from_slice(body).map_err(|_| NO_DETAIL)?;
-    let head: Head = serde_json::from_str(envelope.event.get()).map_err(|_| NO_DETAIL)?;
+    let head: Head<'_> = serde_json::from_str(envelope.event.get()).map_err(|_| NO_DETAIL)?;
     if head.id != reference.id.as_str() {
         return Err("the answer is about another event than the one asked for");
     }

@@ -88,16 +88,27 @@ pub async fn read_body(mut response: Response, limit: usize) -> Result<Bytes, Bo
     if response.content_length().is_some_and(|n| n > limit as u64) {
         return Err(BodyError::TooLong(limit));
     }
-    let mut body = BytesMut::new();
+    let mut whole = Bytes::new();
+    let mut parts = BytesMut::new();
     while let Some(chunk) = response
         .chunk()
         .await
         .map_err(|e| BodyError::CutOff(e.without_url()))?
     {
-        if body.len() + chunk.len() > limit {
+        if whole.len() + parts.len() + chunk.len() > limit {
             return Err(BodyError::TooLong(limit));
         }
-        body.extend_from_slice(&chunk);
+        // Most come in one piece, which need not be copied.
+        if whole.is_empty() && parts.is_empty() {
+            whole = chunk;
+        } else {
+            parts.extend_from_slice(&std::mem::take(&mut whole));
+            parts.extend_from_slice(&chunk);
+        }
     }
-    Ok(body.freeze())
+    Ok(if parts.is_empty() {
+        whole
+    } else {
+        parts.freeze()
+    })
 }

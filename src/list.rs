@@ -90,7 +90,7 @@ pub async fn page(
     let reply = api.get(&lane.clinic, url, share, LARGEST_PAGE).await?;
     let mut listing = read(&reply.body, number)
         .map_err(|problem| Trouble::Contract(format!("page {number} of {lane}: {problem}")))?;
-    listing.server_now = reply.server_now;
+    listing.server_now = reply.server_now();
     Ok(listing)
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use reqwest::StatusCode;
+use reqwest::header::{self, HeaderValue};
 use secrecy::ExposeSecret;
 use url::Url;
 
@@ -70,8 +71,16 @@ pub enum Trouble {
 pub struct Reply {
     /// The body: of a detail, health data. No `Debug`.
     pub body: Bytes,
+    date: Option<HeaderValue>,
+}
+
+impl Reply {
     /// The server's clock (`Date`).
-    pub server_now: Option<DateTime<Utc>>,
+    pub fn server_now(&self) -> Option<DateTime<Utc>> {
+        let date = self.date.as_ref()?.to_str().ok()?;
+        let date = DateTime::parse_from_rfc2822(date).ok()?;
+        Some(date.with_timezone(&Utc))
+    }
 }
 
 /// Makes requests for every clinic.
@@ -185,7 +194,7 @@ impl Api {
         let now = self.clock.now();
         let status = response.status();
         let retry_after = retry_after(response.headers(), now);
-        let server_now = server_now(&response);
+        let date = response.headers().get(header::DATE).cloned();
         tracing::debug!(
             %status,
             request_id = request_id(&response),
@@ -193,7 +202,7 @@ impl Api {
         );
         match status {
             StatusCode::OK => match http::read_body(response, limit).await {
-                Ok(body) => Ok(Reply { body, server_now }),
+                Ok(body) => Ok(Reply { body, date }),
                 Err(BodyError::TooLong(limit)) => Err(Trouble::Contract(format!(
                     "the answer is longer than {limit} bytes"
                 ))),
@@ -242,17 +251,6 @@ fn no_answer(error: &reqwest::Error) -> String {
     } else {
         "the connection broke before an answer".to_owned()
     }
-}
-
-fn server_now(response: &reqwest::Response) -> Option<DateTime<Utc>> {
-    let date = response
-        .headers()
-        .get(reqwest::header::DATE)?
-        .to_str()
-        .ok()?;
-    DateTime::parse_from_rfc2822(date)
-        .ok()
-        .map(|at| at.with_timezone(&Utc))
 }
 
 /// Fullscript's support asks for it (`fullscript-api.md` §5).

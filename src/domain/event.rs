@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use super::ids::checked;
 use super::{ClinicId, EventId, IdError};
 
 /// The type of an event, such as `patient.created`. Text, because the vendor adds types (`fullscript-api.md` §2).
@@ -14,7 +15,7 @@ pub struct EventType(String);
 impl EventType {
     /// Takes any text that could stand as an id.
     pub fn new(text: impl Into<String>) -> Result<Self, IdError> {
-        EventId::new(text).map(|id| Self(id.as_str().to_owned()))
+        checked(text.into()).map(Self)
     }
 
     /// The text itself.

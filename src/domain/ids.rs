@@ -25,12 +25,18 @@ pub enum IdError {
     ControlCharacter,
 }
 
-fn checked(text: String) -> Result<String, IdError> {
+/// The rule for every id.
+pub(super) fn checked(text: String) -> Result<String, IdError> {
+    let has_control_character = if text.is_ascii() {
+        text.bytes().any(|byte| byte.is_ascii_control())
+    } else {
+        text.chars().any(char::is_control)
+    };
     if text.is_empty() {
         Err(IdError::Empty)
     } else if text.len() > LONGEST_ID {
         Err(IdError::TooLong(text.len()))
-    } else if text.chars().any(char::is_control) {
+    } else if has_control_character {
         Err(IdError::ControlCharacter)
     } else {
         Ok(text)

@@ -15,6 +15,9 @@ use crate::domain::{ClinicId, Parcel};
 #[error("the event is not a JSON object with its data")]
 pub struct NotAnEvent;
 
+/// What the rest takes beside the event, about; more only costs another allocation.
+const ENVELOPE: usize = 256;
+
 #[derive(Serialize)]
 struct Native<'a> {
     delivery: String,
@@ -38,7 +41,8 @@ struct Event<'a> {
 pub fn body(parcel: &Parcel) -> Result<Vec<u8>, NotAnEvent> {
     let event: Event<'_> =
         serde_json::from_str(parcel.body.as_json()).map_err(|_: serde_json::Error| NotAnEvent)?;
-    serde_json::to_vec(&Native {
+    let mut body = Vec::with_capacity(parcel.body.as_json().len() + ENVELOPE);
+    let native = Native {
         delivery: parcel.delivery.to_string(),
         id: parcel.event.as_str(),
         event_type: parcel.event_type.as_str(),
@@ -48,8 +52,9 @@ pub fn body(parcel: &Parcel) -> Result<Vec<u8>, NotAnEvent> {
         clinic: parcel.clinic.as_str(),
         clinic_id: parcel.clinic_id.as_ref().map(ClinicId::as_str),
         data: event.data,
-    })
-    .map_err(|_: serde_json::Error| NotAnEvent)
+    };
+    serde_json::to_writer(&mut body, &native).map_err(|_: serde_json::Error| NotAnEvent)?;
+    Ok(body)
 }
 
 /// The body as exactly one line, its newline included. A raw newline in JSON can only stand between tokens (within a

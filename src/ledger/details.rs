@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row};
 
-use super::outbox::{self, Claim, Due};
+use super::outbox::{self, Claim, DueNow};
 use super::{EventKey, Ledger, SinkId, at, body_place, damaged, ms, numbers};
 use crate::domain::{ClinicId, ClinicName, EventBody, EventId, EventType, Reference};
 use crate::store::{Sealer, Unavailable};
@@ -20,6 +20,26 @@ pub struct Owed {
     pub reference: Reference,
     /// Failed fetches so far.
     pub failures: u32,
+}
+
+/// What a clinic is owed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owing {
+    /// The oldest events.
+    pub events: Vec<Owed>,
+    /// There are no others.
+    pub whole: bool,
+}
+
+/// A detail that is here. Carries health data: no `Debug`.
+#[derive(Clone)]
+pub struct Detail {
+    /// The event's number.
+    pub event: EventKey,
+    /// What the listing said of it.
+    pub reference: Reference,
+    /// What the retrieve gave.
+    pub body: EventBody,
 }
 
 /// A sink that can take deliveries at once.
@@ -40,13 +60,13 @@ pub struct Fetched {
 }
 
 impl Ledger {
-    /// The details that a clinic is owed at `now`, the oldest event first, at most `limit`.
+    /// The details that a clinic is owed at `now`, the oldest event first, at most `limit`; at least one, if there is one.
     pub async fn owed(
         &self,
         clinic: &ClinicName,
         now: DateTime<Utc>,
         limit: usize,
-    ) -> Result<Vec<Owed>, Unavailable> {
+    ) -> Result<Owing, Unavailable> {
         let clinic = clinic.as_str().to_owned();
         self.store
             .read(move |c| owed_to(c, &clinic, now, limit))
@@ -75,23 +95,25 @@ impl Ledger {
     /// all or nothing.
     pub async fn fetched(
         &self,
-        bodies: &Arc<[(EventKey, EventBody)]>,
+        details: &Arc<[Detail]>,
         takers: Vec<Taker>,
         now: DateTime<Utc>,
     ) -> Result<Fetched, Unavailable> {
         let (epoch, sealer, fetched) =
-            (self.epoch, self.store.sealer().clone(), Arc::clone(bodies));
+            (self.epoch, self.store.sealer().clone(), Arc::clone(details));
         let kept = self.store.write(move |c| {
             let due = outbox::claim_fetched(c, &fetched, &takers, epoch, now)?;
             let ready = keep(c, &sealer, &fetched, &due)?;
             Ok((due, ready))
         });
         let (due, ready) = kept.await?;
-        let bodies: HashMap<EventKey, &EventBody> =
-            bodies.iter().map(|(event, body)| (*event, body)).collect();
-        let claims = due.into_iter().filter_map(|(sink, due)| {
-            let body = (*bodies.get(&due.event)?).clone();
-            Some((sink, due.claimed(body, epoch, false)))
+        let of_event: HashMap<EventKey, &Detail> = details
+            .iter()
+            .map(|detail| (detail.event, detail))
+            .collect();
+        let claims = due.into_iter().filter_map(|due| {
+            let detail = *of_event.get(&due.event)?;
+            Some((due.sink, due.claimed(detail, epoch)?))
         });
         Ok(Fetched {
             claims: claims.collect(),
@@ -171,23 +193,27 @@ impl Ledger {
 fn keep(
     c: &Connection,
     sealer: &Sealer,
-    fetched: &[(EventKey, EventBody)],
-    claimed: &[(SinkId, Due)],
+    fetched: &[Detail],
+    claimed: &[DueNow],
 ) -> rusqlite::Result<Vec<SinkId>> {
-    let all = numbers(fetched.iter().map(|(event, _)| event.0));
+    let all = numbers(fetched.iter().map(|detail| detail.event.0));
     c.prepare_cached(
         "UPDATE event SET fetch_at = NULL, fetch_trouble = NULL WHERE event IN rarray(?1)",
     )?
     .execute([all])?;
-    let claimed: HashSet<EventKey> = claimed.iter().map(|(_, due)| due.event).collect();
-    let waiting = || fetched.iter().filter(|(event, _)| !claimed.contains(event));
+    let claimed: HashSet<EventKey> = claimed.iter().map(|due| due.event).collect();
+    let waiting = || {
+        fetched
+            .iter()
+            .filter(|detail| !claimed.contains(&detail.event))
+    };
     if waiting().next().is_none() {
         return Ok(Vec::new());
     }
-    for (event, body) in waiting() {
-        keep_body(c, sealer, *event, body)?;
+    for detail in waiting() {
+        keep_body(c, sealer, detail.event, &detail.body)?;
     }
-    let events = numbers(waiting().map(|(event, _)| event.0));
+    let events = numbers(waiting().map(|detail| detail.event.0));
     let sinks = c
         .prepare_cached(
             "SELECT DISTINCT sink FROM delivery WHERE event IN rarray(?1) AND state = 'queued'",
@@ -234,36 +260,52 @@ fn skip_all(
 }
 
 /// Asks lane by lane, which the index alone answers in order: over all lanes at once, SQLite would read and sort
-/// everything that the clinic is owed, however long its backlog. Only the rows that are taken are read.
+/// everything that the clinic is owed, however long its backlog. Of each lane a share is asked for; up to where the
+/// first of the shares ends, the order over all lanes is known.
 fn owed_to(
     c: &Connection,
     clinic: &str,
     now: DateTime<Utc>,
     limit: usize,
-) -> rusqlite::Result<Vec<Owed>> {
+) -> rusqlite::Result<Owing> {
     let lanes: Vec<i64> = c
         .prepare_cached("SELECT lane FROM lane WHERE clinic = ?1")?
         .query_map([clinic], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
+    let share = (2 * limit).div_ceil(lanes.len().max(1));
     let mut of_lane = c.prepare_cached(
         "SELECT fetch_at, event FROM event WHERE lane = ?1 AND fetch_at <= ?2 ORDER BY fetch_at, event LIMIT ?3",
     )?;
     let mut all: Vec<(i64, i64)> = Vec::new();
+    let mut known_to: Option<(i64, i64)> = None;
     for lane in lanes {
+        let before = all.len();
         for row in
-            of_lane.query_map((lane, ms(now), limit), |row| Ok((row.get(0)?, row.get(1)?)))?
+            of_lane.query_map((lane, ms(now), share), |row| Ok((row.get(0)?, row.get(1)?)))?
         {
             all.push(row?);
         }
+        if all.len() - before == share {
+            let end = all.last().copied();
+            known_to = if known_to.is_none() {
+                end
+            } else {
+                known_to.min(end)
+            };
+        }
     }
     all.sort_unstable();
+    all.retain(|owed| known_to.is_none_or(|end| *owed <= end));
+    let whole = known_to.is_none() && all.len() <= limit;
     let mut of_event = c.prepare_cached(
         "SELECT event, id, type, created_at, clinic_id, fetch_failures FROM event WHERE event = ?1",
     )?;
-    all.into_iter()
-        .take(limit)
-        .map(|(_, event)| of_event.query_row([event], owed))
-        .collect()
+    let oldest = all.into_iter().take(limit);
+    let events = oldest.map(|(_, event)| of_event.query_row([event], owed));
+    Ok(Owing {
+        events: events.collect::<rusqlite::Result<_>>()?,
+        whole,
+    })
 }
 
 fn owed(row: &Row<'_>) -> rusqlite::Result<Owed> {

@@ -31,7 +31,7 @@ use rusqlite::vtab::array::Array;
 
 use crate::store::{Epoch, Store};
 
-pub use details::{Fetched, Owed, Taker};
+pub use details::{Detail, Fetched, Owed, Owing, Taker};
 pub use intake::{Admitted, Found, Page, Progress};
 pub use jobs::{Asked, Job, JobLane, JobRequest, JobTotals};
 pub use lanes::{LaneState, SweepEnd};

@@ -3,15 +3,16 @@
 //! A [`Claim`] exists only after its row is durable, and settling consumes it. A claim of an owner that is gone, or of
 //! an attempt that is not the newest any more, changes nothing when it is settled: it is fenced.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::vtab::array::Array;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::details::{self, Taker};
-use super::{EventKey, Ledger, SinkId, at, body_place, damaged, intake, ms, numbers};
+use super::details::{self, Detail, Taker};
+use super::{EventKey, LaneId, Ledger, SinkId, at, body_place, damaged, intake, ms, numbers};
 use crate::decide::{Decision, Facts};
 use crate::domain::{
     ClinicId, ClinicName, DeliveryId, DeliveryState, EventBody, EventId, EventType, Parcel,
@@ -92,9 +93,9 @@ pub struct Settled {
     pub fenced: usize,
 }
 
-/// The row of a delivery that is due.
-pub(super) struct Due {
-    pub(super) event: EventKey,
+/// A delivery that is due, its body being kept.
+struct Due {
+    event: EventKey,
     delivery: DeliveryId,
     facts: Facts,
     id: EventId,
@@ -106,7 +107,7 @@ pub(super) struct Due {
 
 impl Due {
     /// The claim, once it is durable.
-    pub(super) fn claimed(self, body: EventBody, epoch: Epoch, kept: bool) -> Claim {
+    fn claimed(self, body: EventBody, epoch: Epoch) -> Claim {
         Claim {
             parcel: Parcel {
                 delivery: self.delivery,
@@ -121,7 +122,7 @@ impl Due {
             facts: self.facts,
             event: self.event,
             epoch,
-            kept,
+            kept: true,
         }
     }
 }
@@ -147,7 +148,7 @@ impl Ledger {
                 opened.and_then(crate::store::Opened::into_text).ok()
             });
             match opened {
-                Some(json) => claims.push(row.claimed(EventBody::from_json(json), epoch, true)),
+                Some(json) => claims.push(row.claimed(EventBody::from_json(json), epoch)),
                 None => unreadable.push((row.delivery, row.event)),
             }
         }
@@ -323,19 +324,6 @@ impl Ledger {
     }
 }
 
-/// What every claim reads; `claim` appends the sealed body, `claim_fetched` the sink.
-macro_rules! due_columns {
-    () => {
-        "SELECT d.delivery, d.event, d.attempts, d.refusals, d.issued_at, e.id, e.type, e.created_at, l.clinic, e.clinic_id"
-    };
-}
-/// Its sweep has ended, or lasts too long: until then what comes next in the listing may be older.
-macro_rules! released {
-    () => {
-        "(e.event <= l.released OR e.admitted_at <= ?3)"
-    };
-}
-
 fn claim(
     c: &Connection,
     sink: SinkId,
@@ -344,33 +332,67 @@ fn claim(
     now: DateTime<Utc>,
 ) -> rusqlite::Result<Vec<(Due, Option<Vec<u8>>)>> {
     let due: Vec<(Due, Option<Vec<u8>>)> = c
-        .prepare_cached(concat!(
-            due_columns!(),
-            ", b.sealed
+        .prepare_cached(
+            "SELECT d.delivery, d.event, d.attempts, d.refusals, d.issued_at,
+                    e.id, e.type, e.created_at, l.clinic, e.clinic_id, b.sealed
              FROM delivery d JOIN event e ON e.event = d.event JOIN lane l ON l.lane = d.lane
                   LEFT JOIN body b ON b.event = d.event
-             WHERE d.sink = ?1 AND d.state = 'queued' AND d.ready = 1 AND d.due_at <= ?2 AND ",
-            released!(),
-            " ORDER BY d.due_at, d.delivery LIMIT ?4"
-        ))?
+             WHERE d.sink = ?1 AND d.state = 'queued' AND d.ready = 1 AND d.due_at <= ?2
+               AND (e.event <= l.released OR e.admitted_at <= ?3)
+             ORDER BY d.due_at, d.delivery LIMIT ?4",
+        )?
         .query_map(
             (sink.0, ms(now), ms(now - LONGEST_WAIT_FOR_SWEEP), limit),
             |row| Ok((due(row)?, row.get(10)?)),
         )?
         .collect::<rusqlite::Result<_>>()?;
-    mark_claimed(c, due.iter().map(|(due, _)| due), epoch)?;
+    mark_claimed(c, due.iter().map(|(due, _)| due.delivery), epoch)?;
     Ok(due)
+}
+
+/// A delivery that waits for a detail that has just come.
+pub(super) struct DueNow {
+    pub(super) event: EventKey,
+    pub(super) sink: SinkId,
+    delivery: DeliveryId,
+    lane: LaneId,
+    facts: Facts,
+    due_at: DateTime<Utc>,
+    clinic: Option<ClinicName>,
+}
+
+impl DueNow {
+    /// The claim, once it is durable.
+    pub(super) fn claimed(self, detail: &Detail, epoch: Epoch) -> Option<Claim> {
+        let reference = &detail.reference;
+        Some(Claim {
+            parcel: Parcel {
+                delivery: self.delivery,
+                attempt: self.facts.attempt,
+                event: reference.id.clone(),
+                event_type: reference.event_type.clone(),
+                created_at: reference.created_at,
+                clinic: self.clinic?,
+                clinic_id: reference.clinic_id.clone(),
+                body: detail.body.clone(),
+            },
+            facts: self.facts,
+            event: self.event,
+            epoch,
+            kept: false,
+        })
+    }
 }
 
 /// Claims what waits for one of these details, where that is due and all of it is for sinks that have room and no
 /// backlog.
 pub(super) fn claim_fetched(
     c: &Connection,
-    fetched: &[(EventKey, EventBody)],
+    fetched: &[Detail],
     takers: &[Taker],
     epoch: Epoch,
     now: DateTime<Utc>,
-) -> rusqlite::Result<Vec<(SinkId, Due)>> {
+) -> rusqlite::Result<Vec<DueNow>> {
     let mut room: BTreeMap<SinkId, usize> = BTreeMap::new();
     for taker in takers {
         let backlog = c
@@ -385,52 +407,89 @@ pub(super) fn claim_fetched(
     if room.is_empty() {
         return Ok(Vec::new());
     }
-    let events = numbers(fetched.iter().map(|(event, _)| event.0));
-    let waiting: Vec<(SinkId, bool, Due)> = c
-        .prepare_cached(concat!(
-            due_columns!(),
-            ", d.sink, d.due_at <= ?2 AND ",
-            released!(),
-            " FROM delivery d JOIN event e ON e.event = d.event JOIN lane l ON l.lane = d.lane
-             WHERE d.event IN rarray(?1) AND d.state = 'queued' ORDER BY d.event"
-        ))?
-        .query_map((events, ms(now), ms(now - LONGEST_WAIT_FOR_SWEEP)), |row| {
-            Ok((SinkId(row.get(10)?), row.get(11)?, due(row)?))
-        })?
+    let events = numbers(fetched.iter().map(|detail| detail.event.0));
+    let waiting: Vec<DueNow> = c
+        .prepare_cached(
+            "SELECT event, sink, delivery, lane, attempts, refusals, issued_at, due_at FROM delivery
+             WHERE event IN rarray(?1) AND state = 'queued' ORDER BY event",
+        )?
+        .query_map([events], due_now)?
         .collect::<rusqlite::Result<_>>()?;
+    let mut lanes: HashMap<LaneId, (ClinicName, i64)> = HashMap::new();
     let mut claimed = Vec::with_capacity(waiting.len());
-    let mut waiting = waiting.into_iter().peekable();
-    while let Some(first) = waiting.next() {
-        let event = first.2.event;
-        let mut of_event = vec![first];
-        while let Some(next) = waiting.next_if(|next| next.2.event == event) {
-            of_event.push(next);
+    for mut of_event in by_event(waiting) {
+        let mut taken = true;
+        for due in &mut of_event {
+            let (clinic, released) = match lanes.entry(due.lane) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(lane(c, due.lane)?),
+            };
+            let is_released =
+                due.event.0 <= *released || due.facts.issued_at <= now - LONGEST_WAIT_FOR_SWEEP;
+            let has_room = room.get(&due.sink).is_some_and(|room| *room > 0);
+            taken &= is_released && has_room && due.due_at <= now;
+            due.clinic = Some(clinic.clone());
         }
-        let taken = of_event
-            .iter()
-            .all(|(sink, due, _)| *due && room.get(sink).is_some_and(|room| *room > 0));
         if taken {
-            for (sink, _, due) in of_event {
-                if let Some(room) = room.get_mut(&sink) {
-                    *room -= 1;
-                }
-                claimed.push((sink, due));
+            for due in &of_event {
+                room.entry(due.sink).and_modify(|room| *room -= 1);
             }
+            claimed.append(&mut of_event);
         }
     }
-    mark_claimed(c, claimed.iter().map(|(_, due)| due), epoch)?;
+    mark_claimed(c, claimed.iter().map(|due| due.delivery), epoch)?;
     Ok(claimed)
 }
 
-fn mark_claimed<'a>(
+fn due_now(row: &Row<'_>) -> rusqlite::Result<DueNow> {
+    Ok(DueNow {
+        event: EventKey(row.get(0)?),
+        sink: SinkId(row.get(1)?),
+        delivery: DeliveryId(row.get(2)?),
+        lane: LaneId(row.get(3)?),
+        facts: Facts {
+            attempt: row.get::<_, u32>(4)?.saturating_add(1),
+            refusals: row.get(5)?,
+            issued_at: at(row.get(6)?),
+        },
+        due_at: at(row.get(7)?),
+        clinic: None,
+    })
+}
+
+/// The clinic of a lane, and up to which event its sweeps have ended.
+fn lane(c: &Connection, lane: LaneId) -> rusqlite::Result<(ClinicName, i64)> {
+    c.prepare_cached("SELECT clinic, released FROM lane WHERE lane = ?1")?
+        .query_row([lane.0], |row| {
+            let clinic = ClinicName::new(row.get::<_, String>(0)?)
+                .map_err(|_| damaged(0, "a malformed clinic name"))?;
+            Ok((clinic, row.get(1)?))
+        })
+}
+
+/// What is sorted by event, in groups of one event.
+fn by_event(waiting: Vec<DueNow>) -> impl Iterator<Item = Vec<DueNow>> {
+    let mut waiting = waiting.into_iter().peekable();
+    std::iter::from_fn(move || {
+        let first = waiting.next()?;
+        let event = first.event;
+        let mut group = vec![first];
+        while let Some(next) = waiting.next_if(|next| next.event == event) {
+            group.push(next);
+        }
+        Some(group)
+    })
+}
+
+fn mark_claimed(
     c: &Connection,
-    due: impl Iterator<Item = &'a Due>,
+    deliveries: impl Iterator<Item = DeliveryId>,
     epoch: Epoch,
 ) -> rusqlite::Result<()> {
     c.prepare_cached(
         "UPDATE delivery SET state = 'claimed', attempts = attempts + 1, epoch = ?1 WHERE delivery IN rarray(?2)",
     )?
-    .execute((epoch.0, numbers(due.map(|due| due.delivery.0))))
+    .execute((epoch.0, numbers(deliveries.map(|delivery| delivery.0))))
     .map(drop)
 }
 

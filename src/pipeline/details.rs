@@ -14,7 +14,7 @@ use crate::api::budget::Share;
 use crate::decide::back_off;
 use crate::domain::{ClinicName, EventBody};
 use crate::fetch;
-use crate::ledger::{EventKey, Owed};
+use crate::ledger::{Detail, EventKey, Owed};
 use crate::schedule::LISTED;
 use crate::store::Unavailable;
 
@@ -60,7 +60,7 @@ impl Pipeline {
         let mut queue: VecDeque<Owed> = VecDeque::new();
         let mut taken: HashSet<EventKey> = HashSet::new();
         let mut fetching = FuturesUnordered::new();
-        let mut fetched: Vec<(EventKey, EventBody)> = Vec::new();
+        let mut fetched: Vec<Detail> = Vec::new();
         let mut writing = FuturesUnordered::new();
         let mut unanswered = 0;
         // Nothing more was owed when last asked; worth asking again when something has been kept.
@@ -68,26 +68,38 @@ impl Pipeline {
         let rest = loop {
             while fetching.len() < 2 * self.in_flight && taken.len() < most {
                 if queue.is_empty() && !exhausted {
-                    let owed = self.ledger.owed(clinic, self.now(), 2 * most).await?;
-                    exhausted = owed.len() < 2 * most;
-                    queue.extend(owed.into_iter().filter(|o| !taken.contains(&o.event)));
+                    let owing = self.ledger.owed(clinic, self.now(), 2 * most).await?;
+                    let new = owing
+                        .events
+                        .into_iter()
+                        .filter(|o| !taken.contains(&o.event));
+                    let before = queue.len();
+                    queue.extend(new);
+                    exhausted = owing.whole || queue.len() == before;
                 }
                 let Some(owed) = queue.pop_front() else { break };
                 taken.insert(owed.event);
-                fetching.push(async move { (owed.event, self.fetch_one(clinic, owed).await) });
+                fetching.push(async move {
+                    let step = self.fetch_one(clinic, &owed).await;
+                    (owed, step)
+                });
             }
             if writing.is_empty() && !fetched.is_empty() {
                 writing.push(self.keep(std::mem::take(&mut fetched)));
             }
             tokio::select! {
-                Some((event, step)) = fetching.next() => match step? {
+                Some((owed, step)) = fetching.next() => match step? {
                     Step::Fetched(body) => {
                         unanswered = 0;
-                        fetched.push((event, body));
+                        fetched.push(Detail {
+                            event: owed.event,
+                            reference: owed.reference,
+                            body,
+                        });
                     }
-                    Step::Failed => drop(taken.remove(&event)),
+                    Step::Failed => drop(taken.remove(&owed.event)),
                     Step::Unanswered => {
-                        taken.remove(&event);
+                        taken.remove(&owed.event);
                         unanswered += 1;
                         if unanswered >= SERVER_IS_DOWN {
                             break Some(REST);
@@ -114,7 +126,7 @@ impl Pipeline {
         Ok(rest)
     }
 
-    async fn fetch_one(&self, clinic: &ClinicName, owed: Owed) -> Result<Step, Unavailable> {
+    async fn fetch_one(&self, clinic: &ClinicName, owed: &Owed) -> Result<Step, Unavailable> {
         let now = self.now();
         let event = &owed.reference.id;
         match fetch::detail(&self.api, clinic, &owed.reference, Share::Polling).await {
@@ -162,7 +174,7 @@ impl Pipeline {
                 } else {
                     Step::Failed
                 };
-                let retry_at = retry_at(&owed, now, wait);
+                let retry_at = retry_at(owed, now, wait);
                 self.ledger
                     .fetch_failed(owed.event, trouble.to_string(), retry_at)
                     .await?;

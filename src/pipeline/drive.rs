@@ -53,7 +53,6 @@ enum Look {
     LedgerUnavailable,
 }
 
-
 impl Pipeline {
     /// Returns when a piece of work has ended or has brought new work: at once if nothing is being done any more or the
     /// last look was a while ago, else a moment later, so that one look serves what happens meanwhile.

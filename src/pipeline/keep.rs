@@ -12,11 +12,10 @@ use tokio_util::task::TaskTracker;
 
 use super::Pipeline;
 use super::handover::Room;
-use crate::domain::EventBody;
-use crate::ledger::{EventKey, SinkId, Taker};
+use crate::ledger::{Detail, EventKey, SinkId, Taker};
 use crate::store::Unavailable;
 
-/// So many bodies, and one clinic's more, share a transaction.
+/// So many details, and one clinic's more, share a transaction.
 const LARGEST_BATCH: usize = 512;
 
 /// So long is waited for more: a transaction costs the same for ten bodies as for two hundred.
@@ -33,7 +32,7 @@ pub(super) struct Keeping {
 
 /// What one clinic has brought.
 struct Waiting {
-    bodies: Vec<(EventKey, EventBody)>,
+    details: Vec<Detail>,
     kept: oneshot::Sender<Result<(), Unavailable>>,
 }
 
@@ -45,10 +44,10 @@ impl Keeping {
     /// The next batch; empty when nothing waits.
     fn next(&self) -> Vec<Waiting> {
         let mut all = self.locked();
-        let mut bodies = 0;
+        let mut details = 0;
         let within = |waiting: &&Waiting| {
-            let before = bodies;
-            bodies += waiting.bodies.len();
+            let before = details;
+            details += waiting.details.len();
             before < LARGEST_BATCH
         };
         let count = all.iter().take_while(within).count();
@@ -57,19 +56,23 @@ impl Keeping {
 }
 
 impl Pipeline {
-    /// Keeps bodies and rings the sinks; gives their events.
+    /// Keeps details and rings the sinks; gives their events.
     pub(super) async fn keep(
         self: &Arc<Self>,
-        bodies: Vec<(EventKey, EventBody)>,
+        details: Vec<Detail>,
     ) -> Result<Vec<EventKey>, Unavailable> {
         crate::crash::point("fetch.before_kept");
-        let events = bodies.iter().map(|(event, _)| *event).collect();
+        let events = details.iter().map(|detail| detail.event).collect();
         let (kept, answer) = oneshot::channel();
         let keeping = &self.activity.keeping;
-        keeping.locked().push(Waiting { bodies, kept });
+        keeping.locked().push(Waiting { details, kept });
         let pipeline = Arc::clone(self);
         // Most find at their turn that another has kept theirs.
-        drop(keeping.tasks.spawn(async move { pipeline.keep_all().await }));
+        drop(
+            keeping
+                .tasks
+                .spawn(async move { pipeline.keep_all().await }),
+        );
         match answer.await {
             Ok(kept) => kept.map(|()| events),
             // A panic is a defect of ours: as after a crash nothing is known, and the details are still owed.
@@ -86,12 +89,12 @@ impl Pipeline {
             }
             tokio::time::sleep(GATHER).await;
             let batch = keeping.next();
-            let bodies = || batch.iter().flat_map(|waiting| &waiting.bodies).cloned();
-            let kept = self.keep_batch(bodies().collect()).await;
+            let details = batch.iter().flat_map(|waiting| &waiting.details);
+            let kept = self.keep_batch(details.cloned().collect()).await;
             for waiting in batch {
                 // What cannot be kept of one clinic must not keep the others back.
                 let kept = match &kept {
-                    Err(_) => self.keep_batch(waiting.bodies.into()).await,
+                    Err(_) => self.keep_batch(waiting.details.into()).await,
                     Ok(()) => Ok(()),
                 };
                 // Whoever fetched it may have been stopped.
@@ -100,17 +103,17 @@ impl Pipeline {
         }
     }
 
-    async fn keep_batch(&self, bodies: Arc<[(EventKey, EventBody)]>) -> Result<(), Unavailable> {
+    async fn keep_batch(&self, details: Arc<[Detail]>) -> Result<(), Unavailable> {
         let sinks = self.sinks.iter();
         let mut rooms: Vec<(SinkId, Room)> = sinks
-            .filter_map(|sink| Some((sink.id, sink.handover.room(bodies.len())?)))
+            .filter_map(|sink| Some((sink.id, sink.handover.room(details.len())?)))
             .collect();
         let takers = rooms.iter().map(|(sink, room)| Taker {
             sink: *sink,
             room: room.len(),
         });
         let takers = takers.collect();
-        let fetched = self.ledger.fetched(&bodies, takers, self.now()).await?;
+        let fetched = self.ledger.fetched(&details, takers, self.now()).await?;
         for (sink, claim) in fetched.claims {
             if let Some((_, room)) = rooms.iter_mut().find(|(id, _)| *id == sink) {
                 room.hand(claim);

@@ -11,8 +11,8 @@ use fullscript_events::domain::{
     Reference, SinkName, Sweep,
 };
 use fullscript_events::ledger::{
-    Admitted, Claim, EventFilter, EventKey, Found, LaneId, Ledger, Page, Resend, Settlement,
-    SinkId, Taker,
+    Admitted, Claim, Detail, EventFilter, EventKey, Found, LaneId, Ledger, Page, Resend,
+    Settlement, SinkId, Taker,
 };
 use fullscript_events::sinks::{Checkpoint, Resumed};
 use fullscript_events::store::{Owner, SealKey};
@@ -431,7 +431,7 @@ impl Bench {
         let far = self.now + TimeDelta::days(9);
         for clinic in CLINICS {
             let clinic = ClinicName::new(clinic).unwrap();
-            let owed = self.ledger().owed(&clinic, far, 9).await.unwrap();
+            let owed = self.ledger().owed(&clinic, far, 9).await.unwrap().events;
             let found = owed
                 .iter()
                 .find(|owed| owed.reference.id.as_str() == IDS[id]);
@@ -492,6 +492,11 @@ impl Bench {
             return;
         };
         let body = EventBody::from_json(format!("{{\"id\":\"{}\"}}", IDS[id]));
+        let detail = Detail {
+            event,
+            reference: reference(id),
+            body,
+        };
         let of_sink = |&sink: &usize| Taker {
             sink: self.sinks[sink],
             room: 1,
@@ -499,7 +504,7 @@ impl Bench {
         let rooms = takers.iter().map(of_sink).collect();
         let fetched = self
             .ledger()
-            .fetched(&[(event, body)].into(), rooms, self.now)
+            .fetched(&[detail].into(), rooms, self.now)
             .await
             .unwrap();
         let epoch = self.epoch();

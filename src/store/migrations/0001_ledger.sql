@@ -31,14 +31,15 @@ CREATE TABLE lane (
   UNIQUE (clinic, category)
 ) STRICT;
 
--- The memory. One row per event id, whichever clinics list it.
+-- The memory. One row per event id, whichever clinics list it. No foreign key leads to a lane or a sink: their rows are
+-- never deleted, and SQLite would look at each insert whether they are there.
 CREATE TABLE event (
   event          INTEGER PRIMARY KEY,
   id             TEXT NOT NULL UNIQUE,
   type           TEXT NOT NULL,
   created_at     INTEGER NOT NULL,
   clinic_id      TEXT,
-  lane           INTEGER NOT NULL REFERENCES lane,  -- who listed it first, and fetches it
+  lane           INTEGER NOT NULL,                  -- who listed it first, and fetches it
   admitted_at    INTEGER NOT NULL,
   listed_day     INTEGER NOT NULL,                  -- last listed; forgotten 35 days later
   found_by       TEXT NOT NULL,                     -- which sweep
@@ -85,8 +86,8 @@ CREATE TABLE sink (
 CREATE TABLE delivery (
   delivery   INTEGER PRIMARY KEY,
   event      INTEGER NOT NULL REFERENCES event ON DELETE CASCADE,
-  sink       INTEGER NOT NULL REFERENCES sink,
-  lane       INTEGER NOT NULL REFERENCES lane, -- whose listing made it: the clinic that the sink is told
+  sink       INTEGER NOT NULL,
+  lane       INTEGER NOT NULL,             -- whose listing made it: the clinic that the sink is told
   ordinal    INTEGER NOT NULL DEFAULT 1,   -- a person's resend is a new row
   state      TEXT NOT NULL CHECK (state IN ('queued', 'claimed', 'held', 'dead', 'done', 'skipped')),
   ready      INTEGER NOT NULL DEFAULT 0,   -- its body is here

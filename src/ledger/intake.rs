@@ -100,7 +100,7 @@ impl Ledger {
         // A listing is newest first; rows are made oldest first, so that equal due times keep the order of happening.
         page.events
             .sort_by(|(a, _), (b, _)| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-        self.store.write(move |c| admit(c, &page)).await
+        self.store.write_later(move |c| admit(c, &page)).await
     }
 }
 

@@ -26,7 +26,7 @@ pub use owner::{Epoch, Owner, is_owned};
 pub use queue::{Unavailable, Work};
 pub use seal::{Opened, SealKey, Sealer, WrongKey};
 
-use queue::Queue;
+use queue::{Queue, Turn};
 
 /// The database's name inside the state directory.
 const DATABASE: &str = "ledger.sqlite3";
@@ -170,7 +170,16 @@ impl Store {
         F: Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.writes.run(work).await
+        self.writes.run(Turn::Next, work).await
+    }
+
+    /// As [`Store::write`], after whatever else waits to be written.
+    pub async fn write_later<T, F>(&self, work: F) -> Result<T, Unavailable>
+    where
+        F: Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.writes.run(Turn::Later, work).await
     }
 
     /// Runs a query against what is committed.
@@ -179,7 +188,7 @@ impl Store {
         F: Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.reads.run(work).await
+        self.reads.run(Turn::Next, work).await
     }
 
     /// Seals and opens what must not lie on disk in the clear.

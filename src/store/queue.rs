@@ -7,14 +7,18 @@
 //! piece would do so too, and has SQLite copy every page before its change, for a failure that hardly ever comes.) If
 //! the commit itself fails (a full disk), every caller of that batch learns it, and nothing of it is there.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-/// The most pieces of work in one transaction: bounds how long the first of them waits.
+/// The most pieces of work in one transaction, and how long it takes more of them: bounds how long the first waits.
+/// While eight thousand events are admitted, the details of the first shall be fetched.
 const LARGEST_BATCH: usize = 512;
+const LONGEST_BATCH: Duration = Duration::from_millis(8);
 /// How many pieces of work may wait before callers do.
 const WAITING: usize = 4096;
 
@@ -78,9 +82,21 @@ where
     }
 }
 
+/// When a piece of work has its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// As soon as may be.
+    Next,
+    /// After whatever else waits: a listing of a thousand pages must not hold back a token that was rotated, or an
+    /// event that was delivered.
+    Later,
+}
+
+type Piece = (Turn, Box<dyn Work>);
+
 /// The sending end of a connection's thread.
 #[derive(Clone)]
-pub(super) struct Queue(mpsc::Sender<Box<dyn Work>>);
+pub(super) struct Queue(mpsc::Sender<Piece>);
 
 impl Queue {
     /// A thread that writes in transactions.
@@ -91,7 +107,7 @@ impl Queue {
     /// A thread that only reads: no transaction, no waiting for others' writes.
     pub(super) fn read_only(name: &str, connection: Connection) -> io::Result<Self> {
         Self::spawn(name, move |mut receiver| {
-            while let Some(mut work) = receiver.blocking_recv() {
+            while let Some((_, mut work)) = receiver.blocking_recv() {
                 // The error is in the answer already.
                 drop(work.run(&connection));
                 work.answer(Ok(()));
@@ -101,7 +117,7 @@ impl Queue {
 
     fn spawn(
         name: &str,
-        body: impl FnOnce(mpsc::Receiver<Box<dyn Work>>) + Send + 'static,
+        body: impl FnOnce(mpsc::Receiver<Piece>) + Send + 'static,
     ) -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel(WAITING);
         std::thread::Builder::new()
@@ -111,7 +127,7 @@ impl Queue {
     }
 
     /// Runs `work` on the thread; returns when its transaction is durable.
-    pub(super) async fn run<T, F>(&self, work: F) -> Result<T, Unavailable>
+    pub(super) async fn run<T, F>(&self, turn: Turn, work: F) -> Result<T, Unavailable>
     where
         F: Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
@@ -123,34 +139,72 @@ impl Queue {
             caller,
         };
         self.0
-            .send(Box::new(call))
+            .send((turn, Box::new(call)))
             .await
             .map_err(|_| Unavailable::closed())?;
         answer.await.map_err(|_| Unavailable::closed())?
     }
 }
 
-fn commit_batches(connection: &Connection, mut receiver: mpsc::Receiver<Box<dyn Work>>) {
-    while let Some(first) = receiver.blocking_recv() {
-        let mut batch = vec![first];
-        while batch.len() < LARGEST_BATCH {
-            let Ok(next) = receiver.try_recv() else { break };
-            batch.push(next);
+/// What waits for the thread.
+struct Waiting {
+    receiver: mpsc::Receiver<Piece>,
+    next: VecDeque<Box<dyn Work>>,
+    later: VecDeque<Box<dyn Work>>,
+}
+
+impl Waiting {
+    /// The first piece of a transaction; `None` when nobody can send any more. What waited through the last one comes
+    /// first: one piece of each transaction, so that it is held back and never kept out.
+    fn first(&mut self) -> Option<Box<dyn Work>> {
+        if let Some(work) = self.later.pop_front() {
+            return Some(work);
         }
-        match commit(connection, &mut batch) {
+        if let Some(work) = self.next.pop_front() {
+            return Some(work);
+        }
+        self.receiver.blocking_recv().map(|(_, work)| work)
+    }
+
+    /// A further piece of it.
+    fn another(&mut self) -> Option<Box<dyn Work>> {
+        while self.next.len() + self.later.len() < WAITING
+            && let Ok((turn, work)) = self.receiver.try_recv()
+        {
+            match turn {
+                Turn::Next => self.next.push_back(work),
+                Turn::Later => self.later.push_back(work),
+            }
+        }
+        self.next.pop_front().or_else(|| self.later.pop_front())
+    }
+}
+
+fn commit_batches(connection: &Connection, receiver: mpsc::Receiver<Piece>) {
+    let mut waiting = Waiting {
+        receiver,
+        next: VecDeque::new(),
+        later: VecDeque::new(),
+    };
+    while let Some(first) = waiting.first() {
+        let mut batch = Vec::new();
+        match commit(connection, first, || waiting.another(), &mut batch) {
             Err(Failed::OnePiece(_)) if batch.len() > 1 => {
-                for mut work in batch {
-                    let committed = commit(connection, std::slice::from_mut(&mut work));
-                    work.answer(committed.map_err(Unavailable::from));
-                }
-            }
-            committed => {
-                let committed = committed.map_err(Unavailable::from);
                 for work in batch {
-                    work.answer(committed.clone());
+                    let mut alone = Vec::new();
+                    let committed = commit(connection, work, || None, &mut alone);
+                    answer(alone, committed);
                 }
             }
+            committed => answer(batch, committed),
         }
+    }
+}
+
+fn answer(batch: Vec<Box<dyn Work>>, committed: Result<(), Failed>) {
+    let committed = committed.map_err(Unavailable::from);
+    for work in batch {
+        work.answer(committed.clone());
     }
 }
 
@@ -170,9 +224,15 @@ impl From<Failed> for Unavailable {
     }
 }
 
-/// All of the batch in one transaction, or nothing of it; the connection is good for the next either way.
-fn commit(connection: &Connection, batch: &mut [Box<dyn Work>]) -> Result<(), Failed> {
-    let done = run_all(connection, batch);
+/// `first`, and whatever else waits, in one transaction, or nothing of it; the connection is good for the next either
+/// way. `batch` has the pieces that were begun.
+fn commit(
+    connection: &Connection,
+    first: Box<dyn Work>,
+    next: impl FnMut() -> Option<Box<dyn Work>>,
+    batch: &mut Vec<Box<dyn Work>>,
+) -> Result<(), Failed> {
+    let done = run_all(connection, first, next, batch);
     if done.is_err() && !connection.is_autocommit() {
         // What failed is told to the callers.
         drop(execute(connection, "ROLLBACK"));
@@ -180,16 +240,35 @@ fn commit(connection: &Connection, batch: &mut [Box<dyn Work>]) -> Result<(), Fa
     done
 }
 
-fn run_all(connection: &Connection, batch: &mut [Box<dyn Work>]) -> Result<(), Failed> {
-    execute(connection, "BEGIN IMMEDIATE").map_err(Failed::Whole)?;
-    for work in batch {
-        if let Err(error) = work.run(connection) {
+#[allow(
+    clippy::disallowed_methods,
+    reason = "measures work, and decides nothing that a test could ask for"
+)]
+fn run_all(
+    connection: &Connection,
+    first: Box<dyn Work>,
+    mut next: impl FnMut() -> Option<Box<dyn Work>>,
+    batch: &mut Vec<Box<dyn Work>>,
+) -> Result<(), Failed> {
+    let begun = Instant::now();
+    let mut waiting = Some(first);
+    if let Err(error) = execute(connection, "BEGIN IMMEDIATE") {
+        batch.extend(waiting);
+        return Err(Failed::Whole(error));
+    }
+    while let Some(mut work) = waiting.take() {
+        let ran = work.run(connection);
+        batch.push(work);
+        if let Err(error) = ran {
             // SQLite gives up the transaction by itself where nothing can be written: full disk, I/O error.
             return Err(if connection.is_autocommit() {
                 Failed::Whole(error)
             } else {
                 Failed::OnePiece(error)
             });
+        }
+        if batch.len() < LARGEST_BATCH && begun.elapsed() < LONGEST_BATCH {
+            waiting = next();
         }
     }
     execute(connection, "COMMIT").map_err(Failed::Whole)

@@ -49,6 +49,8 @@ pub struct Listing {
     pub descending: bool,
     /// The server's clock.
     pub server_now: Option<DateTime<Utc>>,
+    /// The clinic that the grant is pinned to that asked for it, if it is yet.
+    pub clinic_id: Option<ClinicId>,
 }
 
 #[derive(Deserialize)]
@@ -91,6 +93,7 @@ pub async fn page(
     let mut listing = read(&reply.body, number)
         .map_err(|problem| Trouble::Contract(format!("page {number} of {lane}: {problem}")))?;
     listing.server_now = reply.server_now();
+    listing.clinic_id = reply.clinic_id;
     Ok(listing)
 }
 
@@ -131,6 +134,7 @@ fn read(body: &[u8], number: u32) -> Result<Listing, String> {
         next,
         descending,
         server_now: None,
+        clinic_id: None,
     })
 }
 

@@ -18,7 +18,7 @@ use secrecy::ExposeSecret;
 use url::Url;
 
 use crate::clock::SharedClock;
-use crate::domain::ClinicName;
+use crate::domain::{ClinicId, ClinicName};
 use crate::format::retry_after;
 use crate::http::{self, BodyError};
 use crate::store::Unavailable;
@@ -71,6 +71,8 @@ pub enum Trouble {
 pub struct Reply {
     /// The body: of a detail, health data. No `Debug`.
     pub body: Bytes,
+    /// The clinic that the grant of this request is pinned to, if it is yet.
+    pub clinic_id: Option<ClinicId>,
     date: Option<HeaderValue>,
 }
 
@@ -202,7 +204,11 @@ impl Api {
         );
         match status {
             StatusCode::OK => match http::read_body(response, limit).await {
-                Ok(body) => Ok(Reply { body, date }),
+                Ok(body) => Ok(Reply {
+                    body,
+                    clinic_id: bearer.pinned().map(|pinned| pinned.clinic_id.clone()),
+                    date,
+                }),
                 Err(BodyError::TooLong(limit)) => Err(Trouble::Contract(format!(
                     "the answer is longer than {limit} bytes"
                 ))),

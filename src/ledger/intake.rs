@@ -119,8 +119,10 @@ fn admit(c: &Connection, page: &Page) -> rusqlite::Result<Admitted> {
     let today = day(page.now);
     let listed_again = known.values().filter(|known| known.listed_day < today);
     let listed_again = numbers(listed_again.map(|known| known.event.0));
-    c.prepare_cached("UPDATE event SET listed_day = ?1 WHERE event IN rarray(?2)")?
-        .execute((today, listed_again))?;
+    if !listed_again.is_empty() {
+        c.prepare_cached("UPDATE event SET listed_day = ?1 WHERE event IN rarray(?2)")?
+            .execute((today, listed_again))?;
+    }
     for (reference, sinks) in &page.events {
         match known.get_mut(reference.id.as_str()) {
             Some(known) => admit_known(c, page, reference, sinks, known, &mut admitted)?,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{LaneId, Ledger, Query, SinkId, at, damaged, ms};
 use crate::domain::{Category, ClinicName, Lane, SinkName, Sweep};
@@ -194,13 +194,18 @@ impl Query {
 
 /// The number of a lane, which gets a row if it has none.
 pub(super) fn enrol(c: &Connection, lane: &Lane) -> rusqlite::Result<LaneId> {
-    c.prepare_cached(
-        "INSERT INTO lane (clinic, category) VALUES (?1, ?2)
-         ON CONFLICT (clinic, category) DO UPDATE SET clinic = clinic RETURNING lane",
-    )?
-    .query_row((lane.clinic.as_str(), lane.category.as_str()), |row| {
-        row.get(0).map(LaneId)
-    })
+    let known = c
+        .prepare_cached("SELECT lane FROM lane WHERE clinic = ?1 AND category = ?2")?
+        .query_row((lane.clinic.as_str(), lane.category.as_str()), |row| {
+            row.get(0).map(LaneId)
+        })
+        .optional()?;
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    c.prepare_cached("INSERT INTO lane (clinic, category) VALUES (?1, ?2)")?
+        .execute((lane.clinic.as_str(), lane.category.as_str()))?;
+    Ok(LaneId(c.last_insert_rowid()))
 }
 
 /// A sweep reached its end: moves the mark, releases what it admitted, clears the trouble.

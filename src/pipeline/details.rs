@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Pipeline;
 use crate::api::Trouble;
@@ -22,8 +23,8 @@ use crate::store::Unavailable;
 const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_hours(6));
 /// How long a clinic's details are left alone when nothing of them could be fetched.
 const REST: Duration = Duration::from_secs(30);
-/// Bodies of a clinic that may wait for the disk, for each request that may be in flight: bounds memory.
-const WAITING: usize = 16;
+/// Details of a clinic that may be on their way at once, from the request until they are kept.
+const ON_THE_WAY: usize = 256;
 /// How long past the 30-day edge a detail waits for its clinic's grant: the vendor does not serve it any more.
 const LONGEST_GRANT_TROUBLE: TimeDelta = TimeDelta::days(1);
 /// So many events in a row without an answer: it is not the event, it is the server.
@@ -56,19 +57,19 @@ impl Pipeline {
         self: &Arc<Self>,
         clinic: &ClinicName,
     ) -> Result<Option<Duration>, Unavailable> {
-        let most = WAITING * self.in_flight;
         let mut queue: VecDeque<Owed> = VecDeque::new();
         let mut taken: HashSet<EventKey> = HashSet::new();
         let mut fetching = FuturesUnordered::new();
         let mut fetched: Vec<Detail> = Vec::new();
+        let mut held: Vec<OwnedSemaphorePermit> = Vec::new();
         let mut writing = FuturesUnordered::new();
         let mut unanswered = 0;
         // Nothing more was owed when last asked; worth asking again when something has been kept.
         let mut exhausted = false;
         let rest = loop {
-            while fetching.len() < 2 * self.in_flight && taken.len() < most {
+            while fetching.len() < 2 * self.in_flight && taken.len() < ON_THE_WAY {
                 if queue.is_empty() && !exhausted {
-                    let owing = self.ledger.owed(clinic, self.now(), 2 * most).await?;
+                    let owing = self.ledger.owed(clinic, self.now(), 2 * ON_THE_WAY).await?;
                     let new = owing
                         .events
                         .into_iter()
@@ -77,18 +78,25 @@ impl Pipeline {
                     queue.extend(new);
                     exhausted = owing.whole || queue.len() == before;
                 }
+                if queue.is_empty() {
+                    break;
+                }
+                let Some(memory) = self.activity.keeping.memory(taken.is_empty()).await else {
+                    break;
+                };
                 let Some(owed) = queue.pop_front() else { break };
                 taken.insert(owed.event);
                 fetching.push(async move {
                     let step = self.fetch_one(clinic, &owed).await;
-                    (owed, step)
+                    (owed, step, memory)
                 });
             }
             if writing.is_empty() && !fetched.is_empty() {
-                writing.push(self.keep(std::mem::take(&mut fetched)));
+                let (fetched, held) = (std::mem::take(&mut fetched), std::mem::take(&mut held));
+                writing.push(self.keep(fetched, held));
             }
             tokio::select! {
-                Some((owed, step)) = fetching.next() => match step? {
+                Some((owed, step, memory)) = fetching.next() => match step? {
                     Step::Fetched(body) => {
                         unanswered = 0;
                         fetched.push(Detail {
@@ -96,6 +104,7 @@ impl Pipeline {
                             reference: owed.reference,
                             body,
                         });
+                        held.push(memory);
                     }
                     Step::Failed => drop(taken.remove(&owed.event)),
                     Step::Unanswered => {
@@ -121,7 +130,7 @@ impl Pipeline {
             kept?;
         }
         if !fetched.is_empty() {
-            self.keep(fetched).await?;
+            self.keep(fetched, held).await?;
         }
         Ok(rest)
     }

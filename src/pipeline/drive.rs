@@ -166,7 +166,8 @@ impl Pipeline {
         self.activity.looked(self.clock.monotonic());
         let now = self.now();
         let mut begun = 0;
-        if scope == Scope::Everything {
+        let sweeping = busy.iter().any(|work| matches!(work, Work::Sweep(_)));
+        if scope == Scope::Everything && self.activity.may_read_lanes(sweeping, now) {
             for lane in self.ledger.due_lanes(now, self.pace.fast).await? {
                 if self.lanes.contains(&lane.id) {
                     begun += self.begin(
@@ -179,16 +180,17 @@ impl Pipeline {
                     );
                 }
             }
-            if self.activity.may_keep_alive(now)
-                && let Some(refresh_at) = self.tokens.next_refresh_at().await?
-                && refresh_at <= now
-            {
-                self.begin(lifecycle, &busy, Work::KeepAlive, |pipeline| async move {
-                    if let Err(error) = pipeline.tokens.keep_alive().await {
-                        pipeline.ledger_trouble(&error);
-                    }
-                });
-            }
+        }
+        if scope == Scope::Everything
+            && self.activity.may_keep_alive(now)
+            && let Some(refresh_at) = self.tokens.next_refresh_at().await?
+            && refresh_at <= now
+        {
+            self.begin(lifecycle, &busy, Work::KeepAlive, |pipeline| async move {
+                if let Err(error) = pipeline.tokens.keep_alive().await {
+                    pipeline.ledger_trouble(&error);
+                }
+            });
         }
         for clinic in self.ledger.clinics_owed(now).await? {
             if !self.activity.is_resting(&clinic, now) {

@@ -177,13 +177,8 @@ impl Pipeline {
     /// The clinic that the grant is for; an unverified grant is pinned by the first `clinic_id` it lists, before
     /// anything of it is admitted.
     async fn clinic_id(&self, lane: &Lane, listing: &Listing) -> Result<Option<ClinicId>, Trouble> {
-        if let Some(pinned) = self
-            .tokens
-            .clinic_id(&lane.clinic)
-            .await
-            .map_err(Trouble::Grant)?
-        {
-            return Ok(Some(pinned.clinic_id));
+        if listing.clinic_id.is_some() {
+            return Ok(listing.clinic_id.clone());
         }
         let first = listing.references.iter().find_map(|r| r.clinic_id.clone());
         match first {

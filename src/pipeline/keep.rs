@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::Pipeline;
@@ -18,12 +18,15 @@ use crate::store::Unavailable;
 /// So many details, and one clinic's more, share a transaction.
 const LARGEST_BATCH: usize = 512;
 
-/// So long is waited for more: a transaction costs the same for ten bodies as for two hundred.
-const GATHER: Duration = Duration::from_millis(5);
+/// So long is waited for more that is on its way: a transaction costs the same for ten bodies as for two hundred.
+const GATHER: Duration = Duration::from_millis(12);
+
+/// Details that are on their way over all clinics, from the request until they are kept: bounds memory.
+const ON_THE_WAY: usize = 1024;
 
 /// What waits to be kept.
-#[derive(Default)]
 pub(super) struct Keeping {
+    memory: Arc<Semaphore>,
     waiting: Mutex<Vec<Waiting>>,
     /// Held by the one who keeps.
     turn: tokio::sync::Mutex<()>,
@@ -33,10 +36,37 @@ pub(super) struct Keeping {
 /// What one clinic has brought.
 struct Waiting {
     details: Vec<Detail>,
+    memory: Vec<OwnedSemaphorePermit>,
     kept: oneshot::Sender<Result<(), Unavailable>>,
 }
 
+impl Default for Keeping {
+    fn default() -> Self {
+        Self {
+            memory: Arc::new(Semaphore::new(ON_THE_WAY)),
+            waiting: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+            tasks: TaskTracker::new(),
+        }
+    }
+}
+
 impl Keeping {
+    /// Memory for one detail, held until it is kept. `None` if there is none; whoever holds none waits for it.
+    pub(super) async fn memory(&self, wait: bool) -> Option<OwnedSemaphorePermit> {
+        let memory = Arc::clone(&self.memory);
+        if wait {
+            memory.acquire_owned().await.ok()
+        } else {
+            memory.try_acquire_owned().ok()
+        }
+    }
+
+    /// How many details are on their way at the moment.
+    pub(super) fn on_the_way(&self) -> usize {
+        ON_THE_WAY - self.memory.available_permits()
+    }
+
     fn locked(&self) -> std::sync::MutexGuard<'_, Vec<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -60,12 +90,17 @@ impl Pipeline {
     pub(super) async fn keep(
         self: &Arc<Self>,
         details: Vec<Detail>,
+        memory: Vec<OwnedSemaphorePermit>,
     ) -> Result<Vec<EventKey>, Unavailable> {
         crate::crash::point("fetch.before_kept");
         let events = details.iter().map(|detail| detail.event).collect();
         let (kept, answer) = oneshot::channel();
         let keeping = &self.activity.keeping;
-        keeping.locked().push(Waiting { details, kept });
+        keeping.locked().push(Waiting {
+            details,
+            memory,
+            kept,
+        });
         let pipeline = Arc::clone(self);
         // Most find at their turn that another has kept theirs.
         drop(
@@ -84,26 +119,38 @@ impl Pipeline {
         let keeping = &self.activity.keeping;
         let _turn = keeping.turn.lock().await;
         loop {
-            if keeping.locked().is_empty() {
+            let waiting: usize = keeping.locked().iter().map(|w| w.details.len()).sum();
+            if waiting == 0 {
                 return;
             }
-            tokio::time::sleep(GATHER).await;
+            if waiting < keeping.on_the_way() {
+                tokio::time::sleep(GATHER).await;
+            }
             let batch = keeping.next();
-            let details = batch.iter().flat_map(|waiting| &waiting.details);
-            let kept = self.keep_batch(details.cloned().collect()).await;
+            let mut details = Vec::new();
+            let mut shares = Vec::new();
             for waiting in batch {
+                shares.push((waiting.details.len(), waiting.memory, waiting.kept));
+                details.extend(waiting.details);
+            }
+            let details: Arc<[Detail]> = details.into();
+            let all_kept = self.keep_batch(&details).await;
+            let mut rest = &*details;
+            for (share, _memory, kept) in shares {
+                let of_clinic;
+                (of_clinic, rest) = rest.split_at(share);
                 // What cannot be kept of one clinic must not keep the others back.
-                let kept = match &kept {
-                    Err(_) => self.keep_batch(waiting.details.into()).await,
+                let answer = match &all_kept {
+                    Err(_) => self.keep_batch(&of_clinic.into()).await,
                     Ok(()) => Ok(()),
                 };
                 // Whoever fetched it may have been stopped.
-                drop(waiting.kept.send(kept));
+                drop(kept.send(answer));
             }
         }
     }
 
-    async fn keep_batch(&self, details: Arc<[Detail]>) -> Result<(), Unavailable> {
+    async fn keep_batch(&self, details: &Arc<[Detail]>) -> Result<(), Unavailable> {
         let sinks = self.sinks.iter();
         let mut rooms: Vec<(SinkId, Room)> = sinks
             .filter_map(|sink| Some((sink.id, sink.handover.room(details.len())?)))
@@ -113,7 +160,7 @@ impl Pipeline {
             room: room.len(),
         });
         let takers = takers.collect();
-        let fetched = self.ledger.fetched(&details, takers, self.now()).await?;
+        let fetched = self.ledger.fetched(details, takers, self.now()).await?;
         for (sink, claim) in fetched.claims {
             if let Some((_, room)) = rooms.iter_mut().find(|(id, _)| *id == sink) {
                 room.hand(claim);

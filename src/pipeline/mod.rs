@@ -42,6 +42,8 @@ use keep::Keeping;
 pub use drive::{Ended, Scope};
 pub use handover::Handover;
 
+/// Between two looks at the lanes that are due, while lanes are swept.
+const LANES_PAUSE: TimeDelta = TimeDelta::milliseconds(200);
 /// Between two looks at the grants that are due.
 const KEEP_ALIVE_PAUSE: TimeDelta = TimeDelta::seconds(5);
 
@@ -133,6 +135,7 @@ struct Busy {
     stopped: HashMap<SinkId, String>,
     clocks: Option<(DateTime<Utc>, DateTime<Utc>)>,
     kept_alive_at: Option<DateTime<Utc>>,
+    lanes_read_at: Option<DateTime<Utc>>,
     looked_at: Duration,
     degraded: bool,
 }
@@ -227,6 +230,20 @@ impl Activity {
 
     fn sink_works(&self, sink: SinkId) {
         self.locked().stopped.remove(&sink);
+    }
+
+    /// Whether it is worth reading which lanes are due: there may be thousands, and while they are swept each look would
+    /// read them again.
+    fn may_read_lanes(&self, sweeping: bool, now: DateTime<Utc>) -> bool {
+        let mut busy = self.locked();
+        let may = !sweeping
+            || busy
+                .lanes_read_at
+                .is_none_or(|at| (now - at).abs() >= LANES_PAUSE);
+        if may {
+            busy.lanes_read_at = Some(now);
+        }
+        may
     }
 
     /// Whether the grants may be looked after now: one that cannot be refreshed stays due, and is not tried all the time.

@@ -23,7 +23,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 const LONGEST_SLEEP: Duration = Duration::from_secs(2);
 
 /// So long an exact sink waits for more: a flush costs the same for ten events as for two hundred.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(20);
 
 /// When the loop of a sink may end.
 #[derive(Clone)]
@@ -111,8 +111,12 @@ impl Pipeline {
             // Known before the ledger is asked: what was released after the question is seen by one more.
             let drained = until.drained.is_cancelled();
             taking.take_all(&mut claims);
-            if ahead > 0 && attempts.is_empty() && !claims.is_empty() && claims.len() < batch {
-                tokio::time::sleep(GATHER).await;
+            let more_will_come = self.activity.keeping.on_the_way() > 0;
+            if more_will_come && attempts.is_empty() && (1..ahead).contains(&claims.len()) {
+                tokio::select! {
+                    () = tokio::time::sleep(GATHER) => {}
+                    () = until.drained.cancelled() => {}
+                }
                 taking.take_all(&mut claims);
             }
             self.start(index, &mut claims, &mut attempts);

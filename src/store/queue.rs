@@ -19,6 +19,8 @@ use tokio::sync::{mpsc, oneshot};
 /// While eight thousand events are admitted, the details of the first shall be fetched.
 const LARGEST_BATCH: usize = 512;
 const LONGEST_BATCH: Duration = Duration::from_millis(8);
+/// So long work that may wait has for others to join it.
+const GATHER: Duration = Duration::from_millis(4);
 /// How many pieces of work may wait before callers do.
 const WAITING: usize = 4096;
 
@@ -104,12 +106,14 @@ impl Queue {
         Self::spawn(name, move |receiver| commit_batches(&connection, receiver))
     }
 
-    /// A thread that only reads: no transaction, no waiting for others' writes.
+    /// A thread that only reads, each piece of work in one snapshot: no waiting for others' writes.
     pub(super) fn read_only(name: &str, connection: Connection) -> io::Result<Self> {
         Self::spawn(name, move |mut receiver| {
             while let Some((_, mut work)) = receiver.blocking_recv() {
-                // The error is in the answer already.
+                // An error is in the answer already. Without the transaction each statement would lock for itself.
+                drop(execute(&connection, "BEGIN"));
                 drop(work.run(&connection));
+                drop(execute(&connection, "COMMIT"));
                 work.answer(Ok(()));
             }
         })
@@ -163,7 +167,12 @@ impl Waiting {
         if let Some(work) = self.next.pop_front() {
             return Some(work);
         }
-        self.receiver.blocking_recv().map(|(_, work)| work)
+        let (turn, work) = self.receiver.blocking_recv()?;
+        if turn == Turn::Later {
+            // What may wait gathers: each transaction waits for the disk once.
+            std::thread::park_timeout(GATHER);
+        }
+        Some(work)
     }
 
     /// A further piece of it.

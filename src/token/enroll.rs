@@ -204,7 +204,7 @@ impl Inner {
         let refresh = pair.refresh.clone();
         let times = Times::of(now, pair.life, rand::random());
         let generation = self.vault.keep_candidate(clinic, pair, times).await?;
-        let bearer = self.vault.bearer(clinic, generation).await?;
+        let bearer = self.vault.candidate(clinic, generation).await?;
         self.budget.spend(Share::Polling).await?;
         if let ClinicAnswer::Unknown(why) = self.exchange.clinic(&bearer).await {
             return Err(RevokeError::Unavailable(why));
@@ -233,7 +233,7 @@ impl Inner {
         let times = Times::of(now, pair.life, rand::random());
         let refresh = pair.refresh.clone();
         let generation = self.vault.keep_candidate(clinic, pair, times).await?;
-        let bearer = self.vault.bearer(clinic, generation).await?;
+        let bearer = self.vault.candidate(clinic, generation).await?;
         self.budget.spend(Share::Polling).await?;
         let answer = self.exchange.clinic(&bearer).await;
         let before = match self.vault.load(clinic).await {

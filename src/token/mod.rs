@@ -233,11 +233,6 @@ impl Tokens {
             .min())
     }
 
-    /// The Fullscript clinic that a grant is pinned to, if it is yet.
-    pub async fn clinic_id(&self, clinic: &ClinicName) -> Result<Option<Pinned>, TokenError> {
-        Ok(self.inner.vault.load(clinic).await?.pinned)
-    }
-
     /// Pins an unverified grant to the first `clinic_id` that it lists. Returns what it is pinned to, which is
     /// another one if it was pinned before: then nothing of `seen` may be delivered.
     pub async fn pin(&self, clinic: &ClinicName, seen: &ClinicId) -> Result<Pinned, TokenError> {

@@ -67,9 +67,7 @@ impl Inner {
     /// What a caller gets when nothing is to be refreshed.
     pub(super) async fn settled(&self, grant: &Grant, need: Need) -> Result<Bearer, TokenError> {
         match need {
-            Need::HandOut | Need::Refresh => {
-                self.vault.bearer(&grant.clinic, grant.generation).await
-            }
+            Need::HandOut | Need::Refresh => self.vault.bearer(grant).await,
             Need::LogIn => Err(TokenError::LoginRequired(grant.clinic.clone())),
             Need::Mend => Err(TokenError::ConfigurationFault),
             Need::Wait(retry_at) => Err(TokenError::Unavailable {
@@ -100,7 +98,7 @@ impl Inner {
                 tracing::debug!(%clinic, error = %unavailable, "no token is asked for while the ledger cannot be written");
                 // A token that works is not withheld because the disk is full.
                 if want == Want::Working && before.times.usable(self.clock.now()) {
-                    return self.vault.bearer(clinic, before.generation).await;
+                    return self.vault.bearer(&before).await;
                 }
                 return Err(TokenError::Ledger(unavailable));
             }

@@ -25,12 +25,18 @@ use rows::{GRANTS, grant, place};
 pub struct Bearer {
     secret: SecretString,
     generation: i64,
+    pinned: Option<Pinned>,
 }
 
 impl Bearer {
     /// The access token, for one `Authorization` header.
     pub fn secret(&self) -> &SecretString {
         &self.secret
+    }
+
+    /// The Fullscript clinic that its grant is pinned to, if it is yet.
+    pub fn pinned(&self) -> Option<&Pinned> {
+        self.pinned.as_ref()
     }
 
     /// The pair's generation: it grows with every new pair of the grant.
@@ -113,11 +119,27 @@ impl Vault {
             .await
     }
 
-    /// Hands out the access token of a stored pair.
-    pub(super) async fn bearer(
+    /// Hands out the access token of a grant.
+    pub(super) async fn bearer(&self, grant: &Grant) -> Result<Bearer, TokenError> {
+        let pinned = grant.pinned.clone();
+        self.bearer_of(&grant.clinic, grant.generation, pinned)
+            .await
+    }
+
+    /// Hands out the access token of a pair that no grant has adopted yet.
+    pub(super) async fn candidate(
         &self,
         clinic: &ClinicName,
         generation: i64,
+    ) -> Result<Bearer, TokenError> {
+        self.bearer_of(clinic, generation, None).await
+    }
+
+    async fn bearer_of(
+        &self,
+        clinic: &ClinicName,
+        generation: i64,
+        pinned: Option<Pinned>,
     ) -> Result<Bearer, TokenError> {
         let name = clinic.as_str().to_owned();
         let (sealed, used): (Option<Vec<u8>>, bool) = self
@@ -144,7 +166,11 @@ impl Vault {
             // Unmarked, the pair before it is only kept for longer.
             drop(marked.await);
         }
-        Ok(Bearer { secret, generation })
+        Ok(Bearer {
+            secret,
+            generation,
+            pinned,
+        })
     }
 
     /// Every stored refresh token that may still live, the current one first, then the newest.

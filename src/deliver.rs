@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use crate::domain::{Outcome, Parcel};
-use crate::ledger::Claim;
+use crate::ledger::{Claim, Ticket};
 use crate::sinks::{AnySink, Checkpoint, Sink, Stopped};
 
 /// How a batch ended.
@@ -21,15 +21,22 @@ pub async fn attempt(
     claims: Vec<Claim>,
     now: DateTime<Utc>,
 ) -> Result<Attempted, Stopped> {
-    let parcels: Vec<Parcel> = claims.iter().map(|claim| claim.parcel.clone()).collect();
+    let (parcels, tickets): (Vec<Parcel>, Vec<Ticket>) = claims
+        .into_iter()
+        .map(|claim| (claim.parcel, claim.ticket))
+        .unzip();
     let delivered = sink.deliver(&parcels, now).await?;
     debug_assert_eq!(
         delivered.outcomes.len(),
-        claims.len(),
+        parcels.len(),
         "one outcome per parcel"
     );
+    let claims = parcels
+        .into_iter()
+        .zip(tickets)
+        .map(|(parcel, ticket)| Claim { parcel, ticket });
     Ok(Attempted {
-        outcomes: claims.into_iter().zip(delivered.outcomes).collect(),
+        outcomes: claims.zip(delivered.outcomes).collect(),
         checkpoint: delivered.checkpoint,
     })
 }

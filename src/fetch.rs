@@ -27,6 +27,8 @@ struct Head<'a> {
     id: Cow<'a, str>,
     #[serde(borrow)]
     clinic_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
 }
 
 /// Fetches the detail of an event on behalf of a clinic.
@@ -55,7 +57,8 @@ fn read(body: &[u8], reference: &Reference) -> Result<EventBody, &'static str> {
     {
         return Err("the answer is about another clinic than the one asked for");
     }
-    Ok(EventBody::from_json(envelope.event.get()))
+    let data = head.data.map(RawValue::get);
+    Ok(EventBody::from_parts(envelope.event.get(), data))
 }
 
 #[cfg(test)]

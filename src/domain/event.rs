@@ -1,6 +1,7 @@
 //! An event: the reference that a listing gives, and the body that a retrieve gives.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -46,16 +47,42 @@ pub struct Reference {
 /// The `event` object of a retrieve, byte for byte as the vendor sent it: `{"id":…,"type":…,"created_at":…,
 /// "clinic_id":…,"data":…}`. Health data: no `Debug`, and it leaves memory only sealed or through a sink.
 #[derive(Clone)]
-pub struct EventBody(Arc<str>);
+pub struct EventBody {
+    json: Arc<str>,
+    /// Where `data` stands, if whoever read the text has seen it.
+    data: Option<Range<usize>>,
+}
 
 impl EventBody {
     /// Takes the raw JSON text of the `event` object. The caller has checked that it is one.
     pub fn from_json(json: impl Into<Arc<str>>) -> Self {
-        Self(json.into())
+        Self {
+            json: json.into(),
+            data: None,
+        }
+    }
+
+    /// The same, with the part of `json` that is the value of its `data`.
+    pub fn from_parts(json: &str, data: Option<&str>) -> Self {
+        let place = |data: &str| {
+            let start = (data.as_ptr() as usize).checked_sub(json.as_ptr() as usize)?;
+            let end = start + data.len();
+            (end <= json.len()).then_some(start..end)
+        };
+        let data = data.and_then(place);
+        Self {
+            json: json.into(),
+            data,
+        }
     }
 
     /// The raw JSON text.
     pub fn as_json(&self) -> &str {
-        &self.0
+        &self.json
+    }
+
+    /// The raw JSON text of `data`, if it is known where it stands.
+    pub fn data(&self) -> Option<&str> {
+        self.json.get(self.data.clone()?)
     }
 }

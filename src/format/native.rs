@@ -8,7 +8,7 @@ use chrono::SecondsFormat;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::domain::{ClinicId, Parcel};
+use crate::domain::{ClinicId, EventBody, Parcel};
 
 /// The stored event is not what a retrieve gives. Says nothing of its content: that is health data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -27,7 +27,6 @@ struct Native<'a> {
     created_at: String,
     clinic: &'a str,
     clinic_id: Option<&'a str>,
-    data: &'a RawValue,
 }
 
 #[derive(Deserialize)]
@@ -39,8 +38,6 @@ struct Event<'a> {
 /// `{"delivery":"123","id":…,"type":…,"created_at":…,"clinic":…,"clinic_id":…|null,"data":…}`, without a newline at
 /// its end; those inside `data` are the vendor's.
 pub fn body(parcel: &Parcel) -> Result<Vec<u8>, NotAnEvent> {
-    let event: Event<'_> =
-        serde_json::from_str(parcel.body.as_json()).map_err(|_: serde_json::Error| NotAnEvent)?;
     let mut body = Vec::with_capacity(parcel.body.as_json().len() + ENVELOPE);
     let native = Native {
         delivery: parcel.delivery.to_string(),
@@ -51,10 +48,23 @@ pub fn body(parcel: &Parcel) -> Result<Vec<u8>, NotAnEvent> {
             .to_rfc3339_opts(SecondsFormat::Millis, true),
         clinic: parcel.clinic.as_str(),
         clinic_id: parcel.clinic_id.as_ref().map(ClinicId::as_str),
-        data: event.data,
     };
     serde_json::to_writer(&mut body, &native).map_err(|_: serde_json::Error| NotAnEvent)?;
+    // The object is opened again for its last member, which goes in as it is.
+    body.pop();
+    body.extend_from_slice(br#","data":"#);
+    body.extend_from_slice(data(&parcel.body)?.as_bytes());
+    body.push(b'}');
     Ok(body)
+}
+
+fn data(body: &EventBody) -> Result<&str, NotAnEvent> {
+    if let Some(data) = body.data() {
+        return Ok(data);
+    }
+    let event: Event<'_> =
+        serde_json::from_str(body.as_json()).map_err(|_: serde_json::Error| NotAnEvent)?;
+    Ok(event.data.get())
 }
 
 /// The body as exactly one line, its newline included. A raw newline in JSON can only stand between tokens (within a
@@ -73,7 +83,7 @@ pub fn line(parcel: &Parcel) -> Result<Vec<u8>, NotAnEvent> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType};
+    use crate::domain::{ClinicName, DeliveryId, EventId, EventType};
 
     fn parcel(event: &str) -> Parcel {
         Parcel {

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use chrono::{DateTime, Utc};
-use rusqlite::Connection;
 use rusqlite::types::Value;
 use rusqlite::vtab::array::Array;
+use rusqlite::{CachedStatement, Connection};
 
 use super::lanes::{self, SweepEnd};
 use super::{EventKey, LaneId, Ledger, SinkId, day, ms, numbers};
@@ -123,11 +123,21 @@ fn admit(c: &Connection, page: &Page) -> rusqlite::Result<Admitted> {
         c.prepare_cached("UPDATE event SET listed_day = ?1 WHERE event IN rarray(?2)")?
             .execute((today, listed_again))?;
     }
+    let mut inserts = Inserts::prepare(c)?;
     for (reference, sinks) in &page.events {
         match known.get_mut(reference.id.as_str()) {
-            Some(known) => admit_known(c, page, reference, sinks, known, &mut admitted)?,
+            Some(known) => admit_known(
+                c,
+                &mut inserts,
+                page,
+                (reference, sinks),
+                known,
+                &mut admitted,
+            )?,
             None => {
-                if let Some(new) = admit_new(c, page, reference, sinks, &mut admitted)? {
+                if let Some(new) =
+                    admit_new(c, &mut inserts, page, (reference, sinks), &mut admitted)?
+                {
                     // A page may list an id twice.
                     known.insert(reference.id.as_str().to_owned(), new);
                 }
@@ -168,9 +178,9 @@ fn known(c: &Connection, page: &Page) -> rusqlite::Result<HashMap<String, Known>
 /// An id that was never seen before; `None` if it still is not.
 fn admit_new(
     c: &Connection,
+    inserts: &mut Inserts<'_>,
     page: &Page,
-    reference: &Reference,
-    sinks: &[SinkId],
+    (reference, sinks): (&Reference, &[SinkId]),
     admitted: &mut Admitted,
 ) -> rusqlite::Result<Option<Known>> {
     let by_job = matches!(page.found, Found::ByJob { .. });
@@ -185,12 +195,12 @@ fn admit_new(
         Wanted::Yes | Wanted::EvenIfSeen if sinks.is_empty() => Some("unmatched"),
         Wanted::Yes | Wanted::EvenIfSeen => None,
     };
-    let event = insert_event(c, page, reference, skipped)?;
+    let event = inserts.event(c, page, reference, skipped)?;
     match skipped {
         Some("baseline") => admitted.baseline += 1,
         Some(_) => admitted.unmatched += 1,
         None => {
-            admitted.issued += issue(c, page, event, sinks, reference.created_at)?;
+            admitted.issued += inserts.issue(page, event, sinks, reference.created_at)?;
             if let Found::BySweep {
                 late_before: Some(mark),
                 ..
@@ -210,9 +220,9 @@ fn admit_new(
 
 fn admit_known(
     c: &Connection,
+    inserts: &mut Inserts<'_>,
     page: &Page,
-    reference: &Reference,
-    sinks: &[SinkId],
+    (reference, sinks): (&Reference, &[SinkId]),
     known: &mut Known,
     admitted: &mut Admitted,
 ) -> rusqlite::Result<()> {
@@ -237,7 +247,7 @@ fn admit_known(
     };
     let wanted = wanted(page.found, reference.created_at);
     if wanted == Wanted::EvenIfSeen || (first_sighting && wanted == Wanted::Yes) {
-        let issued = issue(c, page, event, sinks, reference.created_at)?;
+        let issued = inserts.issue(page, event, sinks, reference.created_at)?;
         if issued > 0 {
             owe_detail(c, event, page.now)?;
         }
@@ -272,59 +282,77 @@ fn wanted(found: Found, created_at: DateTime<Utc>) -> Wanted {
     }
 }
 
-fn insert_event(
-    c: &Connection,
-    page: &Page,
-    reference: &Reference,
-    skipped: Option<&str>,
-) -> rusqlite::Result<EventKey> {
-    let found_by = match page.found {
-        Found::BySweep { sweep, .. } => sweep.as_str(),
-        Found::ByJob { .. } => "backfill",
-    };
-    c.prepare_cached(
-        "INSERT INTO event (id, type, created_at, clinic_id, lane, admitted_at, listed_day, found_by, skipped, fetch_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-    )?
-    .execute((
-        reference.id.as_str(),
-        reference.event_type.as_str(),
-        ms(reference.created_at),
-        reference.clinic_id.as_ref().map(crate::domain::ClinicId::as_str),
-        page.lane.0,
-        ms(page.now),
-        day(page.now),
-        found_by,
-        skipped,
-        skipped.is_none().then(|| ms(reference.created_at.min(page.now))),
-    ))?;
-    Ok(EventKey(c.last_insert_rowid()))
+/// The two statements that a page runs a hundred times.
+struct Inserts<'c> {
+    event: CachedStatement<'c>,
+    delivery: CachedStatement<'c>,
 }
 
-/// Issues the deliveries that these sinks never had of an event; gives how many.
-fn issue(
-    c: &Connection,
-    page: &Page,
-    event: EventKey,
-    sinks: &[SinkId],
-    created_at: DateTime<Utc>,
-) -> rusqlite::Result<u64> {
-    let mut issued = 0;
-    for sink in sinks {
-        issued += c
-            .prepare_cached(
+impl<'c> Inserts<'c> {
+    fn prepare(c: &'c Connection) -> rusqlite::Result<Self> {
+        Ok(Self {
+            event: c.prepare_cached(
+                "INSERT INTO event (id, type, created_at, clinic_id, lane, admitted_at, listed_day, found_by, skipped, fetch_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            )?,
+            delivery: c.prepare_cached(
                 "INSERT INTO delivery (event, sink, lane, state, due_at, issued_at) VALUES (?1, ?2, ?3, 'queued', ?4, ?5)
                  ON CONFLICT (event, sink, ordinal) DO NOTHING",
-            )?
-            .execute((
+            )?,
+        })
+    }
+
+    fn event(
+        &mut self,
+        c: &Connection,
+        page: &Page,
+        reference: &Reference,
+        skipped: Option<&str>,
+    ) -> rusqlite::Result<EventKey> {
+        let found_by = match page.found {
+            Found::BySweep { sweep, .. } => sweep.as_str(),
+            Found::ByJob { .. } => "backfill",
+        };
+        self.event.execute((
+            reference.id.as_str(),
+            reference.event_type.as_str(),
+            ms(reference.created_at),
+            reference
+                .clinic_id
+                .as_ref()
+                .map(crate::domain::ClinicId::as_str),
+            page.lane.0,
+            ms(page.now),
+            day(page.now),
+            found_by,
+            skipped,
+            skipped
+                .is_none()
+                .then(|| ms(reference.created_at.min(page.now))),
+        ))?;
+        Ok(EventKey(c.last_insert_rowid()))
+    }
+
+    /// Issues the deliveries that these sinks never had of an event; gives how many.
+    fn issue(
+        &mut self,
+        page: &Page,
+        event: EventKey,
+        sinks: &[SinkId],
+        created_at: DateTime<Utc>,
+    ) -> rusqlite::Result<u64> {
+        let mut issued = 0;
+        for sink in sinks {
+            issued += self.delivery.execute((
                 event.0,
                 sink.0,
                 page.lane.0,
                 ms(created_at.min(page.now)),
                 ms(page.now),
             ))? as u64;
+        }
+        Ok(issued)
     }
-    Ok(issued)
 }
 
 /// Makes the queued deliveries of an event ready if its body is here, and its detail owed if it is not.

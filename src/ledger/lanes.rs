@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::{LaneId, Ledger, Query, SinkId, at, damaged, ms};
+use super::{LaneId, Ledger, Query, SinkId, at, damaged, ms, numbers};
 use crate::domain::{Category, ClinicName, Lane, SinkName, Sweep};
 use crate::store::Unavailable;
 
@@ -166,13 +166,11 @@ impl Ledger {
     pub async fn make_due(&self, lanes: Vec<LaneId>) -> Result<(), Unavailable> {
         self.store
             .write(move |c| {
-                for lane in &lanes {
-                    c.prepare_cached(
-                        "UPDATE lane SET fast_at = 0, retry_at = NULL WHERE lane = ?1",
-                    )?
-                    .execute([lane.0])?;
-                }
-                Ok(())
+                c.prepare_cached(
+                    "UPDATE lane SET fast_at = 0, retry_at = NULL WHERE lane IN rarray(?1)",
+                )?
+                .execute([numbers(lanes.iter().map(|lane| lane.0))])
+                .map(drop)
             })
             .await
     }

@@ -35,7 +35,7 @@ pub use details::{Detail, Fetched, Owed, Owing, Taker};
 pub use intake::{Admitted, Found, Page, Progress};
 pub use jobs::{Asked, Job, JobLane, JobRequest, JobTotals};
 pub use lanes::{LaneState, SweepEnd};
-pub use outbox::{Claim, Settled, Settlement};
+pub use outbox::{Claim, Settled, Settlement, Ticket};
 pub use prune::Pruned;
 pub use query::{DeliveryRow, EventFilter, EventRow, LaneRow, Query, Resend, SinkRow};
 

@@ -30,6 +30,13 @@ const LONGEST_WAIT_FOR_SWEEP: TimeDelta = TimeDelta::seconds(30);
 pub struct Claim {
     /// What the sink is handed.
     pub parcel: Parcel,
+    /// What settles it. Belongs to this parcel and to no other.
+    pub ticket: Ticket,
+}
+
+/// What is needed to decide on a claim and to settle it.
+#[must_use]
+pub struct Ticket {
     /// What the decision needs to know.
     pub facts: Facts,
     event: EventKey,
@@ -66,12 +73,12 @@ impl Settlement {
         checkpoint: Option<Checkpoint>,
     ) -> Self {
         let decided = decided.into_iter().map(|(claim, decision)| {
-            let owned = !claim.kept && decision != Decision::Done;
+            let owned = !claim.ticket.kept && decision != Decision::Done;
             let stub = Stub {
                 delivery: claim.parcel.delivery,
-                event: claim.event,
-                epoch: claim.epoch,
-                facts: claim.facts,
+                event: claim.ticket.event,
+                epoch: claim.ticket.epoch,
+                facts: claim.ticket.facts,
                 body: owned.then_some(claim.parcel.body),
             };
             (stub, decision)
@@ -119,10 +126,12 @@ impl Due {
                 clinic_id: self.clinic_id,
                 body,
             },
-            facts: self.facts,
-            event: self.event,
-            epoch,
-            kept: true,
+            ticket: Ticket {
+                facts: self.facts,
+                event: self.event,
+                epoch,
+                kept: true,
+            },
         }
     }
 }
@@ -376,10 +385,12 @@ impl DueNow {
                 clinic_id: reference.clinic_id.clone(),
                 body: detail.body.clone(),
             },
-            facts: self.facts,
-            event: self.event,
-            epoch,
-            kept: false,
+            ticket: Ticket {
+                facts: self.facts,
+                event: self.event,
+                epoch,
+                kept: false,
+            },
         })
     }
 }

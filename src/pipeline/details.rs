@@ -7,9 +7,9 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::Pipeline;
+use super::keep::OnItsWay;
 use crate::api::Trouble;
 use crate::api::budget::Share;
 use crate::decide::back_off;
@@ -61,7 +61,7 @@ impl Pipeline {
         let mut taken: HashSet<EventKey> = HashSet::new();
         let mut fetching = FuturesUnordered::new();
         let mut fetched: Vec<Detail> = Vec::new();
-        let mut held: Vec<OwnedSemaphorePermit> = Vec::new();
+        let mut on_their_way: Vec<OnItsWay> = Vec::new();
         let mut writing = FuturesUnordered::new();
         let mut unanswered = 0;
         // Nothing more was owed when last asked; worth asking again when something has been kept.
@@ -78,25 +78,26 @@ impl Pipeline {
                     queue.extend(new);
                     exhausted = owing.whole || queue.len() == before;
                 }
-                if queue.is_empty() {
-                    break;
-                }
-                let Some(memory) = self.activity.keeping.memory(taken.is_empty()).await else {
-                    break;
-                };
                 let Some(owed) = queue.pop_front() else { break };
                 taken.insert(owed.event);
                 fetching.push(async move {
+                    let mut on_its_way = self.activity.keeping.set_out();
                     let step = self.fetch_one(clinic, &owed).await;
-                    (owed, step, memory)
+                    if matches!(step, Ok(Step::Fetched(_))) {
+                        on_its_way.arrive().await;
+                    }
+                    (owed, step, on_its_way)
                 });
             }
             if writing.is_empty() && !fetched.is_empty() {
-                let (fetched, held) = (std::mem::take(&mut fetched), std::mem::take(&mut held));
-                writing.push(self.keep(fetched, held));
+                let (fetched, ways) = (
+                    std::mem::take(&mut fetched),
+                    std::mem::take(&mut on_their_way),
+                );
+                writing.push(self.keep(fetched, ways));
             }
             tokio::select! {
-                Some((owed, step, memory)) = fetching.next() => match step? {
+                Some((owed, step, on_its_way)) = fetching.next() => match step? {
                     Step::Fetched(body) => {
                         unanswered = 0;
                         fetched.push(Detail {
@@ -104,7 +105,7 @@ impl Pipeline {
                             reference: owed.reference,
                             body,
                         });
-                        held.push(memory);
+                        on_their_way.push(on_its_way);
                     }
                     Step::Failed => drop(taken.remove(&owed.event)),
                     Step::Unanswered => {
@@ -130,7 +131,7 @@ impl Pipeline {
             kept?;
         }
         if !fetched.is_empty() {
-            self.keep(fetched, held).await?;
+            self.keep(fetched, on_their_way).await?;
         }
         Ok(rest)
     }

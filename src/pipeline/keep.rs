@@ -4,6 +4,7 @@
 //! Once begun, keeping goes on to its end, whatever becomes of the fetch that waits for it: between a claim and its
 //! hand-over nothing is cut off.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,29 +22,51 @@ const LARGEST_BATCH: usize = 512;
 /// So long is waited for more that is on its way: a transaction costs the same for ten bodies as for two hundred.
 const GATHER: Duration = Duration::from_millis(12);
 
-/// Details that are on their way over all clinics, from the request until they are kept: bounds memory.
-const ON_THE_WAY: usize = 1024;
+/// Details that are here and not kept yet, over all clinics: bounds memory.
+const IN_MEMORY: usize = 1024;
 
 /// What waits to be kept.
 pub(super) struct Keeping {
     memory: Arc<Semaphore>,
+    on_the_way: Arc<AtomicUsize>,
     waiting: Mutex<Vec<Waiting>>,
     /// Held by the one who keeps.
     turn: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
 }
 
+/// A detail from its request until it is kept.
+pub(super) struct OnItsWay {
+    on_the_way: Arc<AtomicUsize>,
+    room: Arc<Semaphore>,
+    memory: Option<OwnedSemaphorePermit>,
+}
+
+impl OnItsWay {
+    /// It is here, and stays when there is memory for it. Not before: a clinic that hangs must not hold any.
+    pub(super) async fn arrive(&mut self) {
+        self.memory = Arc::clone(&self.room).acquire_owned().await.ok();
+    }
+}
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        self.on_the_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// What one clinic has brought.
 struct Waiting {
     details: Vec<Detail>,
-    memory: Vec<OwnedSemaphorePermit>,
+    on_their_way: Vec<OnItsWay>,
     kept: oneshot::Sender<Result<(), Unavailable>>,
 }
 
 impl Default for Keeping {
     fn default() -> Self {
         Self {
-            memory: Arc::new(Semaphore::new(ON_THE_WAY)),
+            memory: Arc::new(Semaphore::new(IN_MEMORY)),
+            on_the_way: Arc::default(),
             waiting: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
@@ -52,19 +75,19 @@ impl Default for Keeping {
 }
 
 impl Keeping {
-    /// Memory for one detail, held until it is kept. `None` if there is none; whoever holds none waits for it.
-    pub(super) async fn memory(&self, wait: bool) -> Option<OwnedSemaphorePermit> {
-        let memory = Arc::clone(&self.memory);
-        if wait {
-            memory.acquire_owned().await.ok()
-        } else {
-            memory.try_acquire_owned().ok()
+    /// A detail is about to be asked for.
+    pub(super) fn set_out(&self) -> OnItsWay {
+        self.on_the_way.fetch_add(1, Ordering::Relaxed);
+        OnItsWay {
+            on_the_way: Arc::clone(&self.on_the_way),
+            room: Arc::clone(&self.memory),
+            memory: None,
         }
     }
 
-    /// How many details are on their way at the moment.
+    /// How many details have been asked for and are not kept yet.
     pub(super) fn on_the_way(&self) -> usize {
-        ON_THE_WAY - self.memory.available_permits()
+        self.on_the_way.load(Ordering::Relaxed)
     }
 
     fn locked(&self) -> std::sync::MutexGuard<'_, Vec<Waiting>> {
@@ -90,7 +113,7 @@ impl Pipeline {
     pub(super) async fn keep(
         self: &Arc<Self>,
         details: Vec<Detail>,
-        memory: Vec<OwnedSemaphorePermit>,
+        on_their_way: Vec<OnItsWay>,
     ) -> Result<Vec<EventKey>, Unavailable> {
         crate::crash::point("fetch.before_kept");
         let events = details.iter().map(|detail| detail.event).collect();
@@ -98,7 +121,7 @@ impl Pipeline {
         let keeping = &self.activity.keeping;
         keeping.locked().push(Waiting {
             details,
-            memory,
+            on_their_way,
             kept,
         });
         let pipeline = Arc::clone(self);
@@ -130,13 +153,13 @@ impl Pipeline {
             let mut details = Vec::new();
             let mut shares = Vec::new();
             for waiting in batch {
-                shares.push((waiting.details.len(), waiting.memory, waiting.kept));
+                shares.push((waiting.details.len(), waiting.on_their_way, waiting.kept));
                 details.extend(waiting.details);
             }
             let details: Arc<[Detail]> = details.into();
             let all_kept = self.keep_batch(&details).await;
             let mut rest = &*details;
-            for (share, _memory, kept) in shares {
+            for (share, _on_their_way, kept) in shares {
                 let of_clinic;
                 (of_clinic, rest) = rest.split_at(share);
                 // What cannot be kept of one clinic must not keep the others back.

@@ -206,7 +206,7 @@ impl Pipeline {
         crate::crash::point("deliver.before_settle");
         let now = self.now();
         let decided = attempted.outcomes.into_iter().map(|(claim, outcome)| {
-            let decision = decide(sink.rules, claim.facts, outcome, now, rand::random());
+            let decision = decide(sink.rules, claim.ticket.facts, outcome, now, rand::random());
             report(sink, &claim, &decision);
             (claim, decision)
         });

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 const LARGEST_BATCH: usize = 512;
 const LONGEST_BATCH: Duration = Duration::from_millis(8);
 /// So long work that may wait has for others to join it.
-const GATHER: Duration = Duration::from_millis(4);
+const GATHER: Duration = Duration::from_millis(3);
 /// How many pieces of work may wait before callers do.
 const WAITING: usize = 4096;
 

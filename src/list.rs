@@ -93,7 +93,7 @@ pub async fn page(
     let mut listing = read(&reply.body, number)
         .map_err(|problem| Trouble::Contract(format!("page {number} of {lane}: {problem}")))?;
     listing.server_now = reply.server_now();
-    listing.clinic_id = reply.clinic_id;
+    listing.clinic_id = reply.clinic_id().cloned();
     Ok(listing)
 }
 

@@ -7,7 +7,7 @@ pub mod budget;
 mod places;
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -71,12 +71,16 @@ pub enum Trouble {
 pub struct Reply {
     /// The body: of a detail, health data. No `Debug`.
     pub body: Bytes,
-    /// The clinic that the grant of this request is pinned to, if it is yet.
-    pub clinic_id: Option<ClinicId>,
+    bearer: Arc<Bearer>,
     date: Option<HeaderValue>,
 }
 
 impl Reply {
+    /// The clinic that the grant of this request is pinned to, if it is yet.
+    pub fn clinic_id(&self) -> Option<&ClinicId> {
+        self.bearer.pinned().map(|pinned| &pinned.clinic_id)
+    }
+
     /// The server's clock (`Date`).
     pub fn server_now(&self) -> Option<DateTime<Utc>> {
         let date = self.date.as_ref()?.to_str().ok()?;
@@ -93,7 +97,7 @@ pub struct Api {
     budget: Budget,
     clock: SharedClock,
     places: Places,
-    bearers: Mutex<HashMap<ClinicName, (Bearer, Duration)>>,
+    bearers: Mutex<HashMap<ClinicName, (Arc<Bearer>, Duration)>>,
 }
 
 impl Api {
@@ -149,6 +153,7 @@ impl Api {
                 if renewed.generation() == bearer.generation() {
                     return Err(Trouble::Unauthorized);
                 }
+                let renewed = Arc::new(renewed);
                 self.attempt(&mut place, &renewed, url, share, limit).await
             }
             answer => answer,
@@ -156,7 +161,7 @@ impl Api {
     }
 
     /// The bearer of a moment ago, or the one that the grant gives now.
-    async fn bearer(&self, clinic: &ClinicName) -> Result<Bearer, TokenError> {
+    async fn bearer(&self, clinic: &ClinicName) -> Result<Arc<Bearer>, TokenError> {
         let now = self.clock.monotonic();
         let found = self.bearers().get(clinic).cloned();
         if let Some((bearer, since)) = found
@@ -164,19 +169,20 @@ impl Api {
         {
             return Ok(bearer);
         }
-        let bearer = self.tokens.bearer(clinic).await?;
-        self.bearers().insert(clinic.clone(), (bearer.clone(), now));
+        let bearer = Arc::new(self.tokens.bearer(clinic).await?);
+        let remembered = (Arc::clone(&bearer), now);
+        self.bearers().insert(clinic.clone(), remembered);
         Ok(bearer)
     }
 
-    fn bearers(&self) -> std::sync::MutexGuard<'_, HashMap<ClinicName, (Bearer, Duration)>> {
+    fn bearers(&self) -> std::sync::MutexGuard<'_, HashMap<ClinicName, (Arc<Bearer>, Duration)>> {
         self.bearers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn attempt(
         &self,
         place: &mut Place,
-        bearer: &Bearer,
+        bearer: &Arc<Bearer>,
         url: Url,
         share: Share,
         limit: usize,
@@ -185,7 +191,7 @@ impl Api {
         place.answer(self.send(bearer, url, limit)).await
     }
 
-    async fn send(&self, bearer: &Bearer, url: Url, limit: usize) -> Result<Reply, Trouble> {
+    async fn send(&self, bearer: &Arc<Bearer>, url: Url, limit: usize) -> Result<Reply, Trouble> {
         let response = self
             .client
             .get(url)
@@ -206,7 +212,7 @@ impl Api {
             StatusCode::OK => match http::read_body(response, limit).await {
                 Ok(body) => Ok(Reply {
                     body,
-                    clinic_id: bearer.pinned().map(|pinned| pinned.clinic_id.clone()),
+                    bearer: Arc::clone(bearer),
                     date,
                 }),
                 Err(BodyError::TooLong(limit)) => Err(Trouble::Contract(format!(

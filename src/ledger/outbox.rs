@@ -554,6 +554,7 @@ fn settle_done(
                  WHERE delivery IN rarray(?2) AND state = 'claimed' AND epoch = ?3 AND attempts = ?4",
             )?
             .execute((ms(now), deliveries, epoch, attempt))?;
+        // Also of those that were claimed without a body: another delivery may have brought one since.
         forget_bodies(c, &numbers(claims.iter().map(|claim| claim.event.0)))?;
     }
     Ok(changed)
@@ -606,7 +607,7 @@ fn settle_open(
 pub(super) fn forget_bodies(c: &Connection, events: &Array) -> rusqlite::Result<()> {
     c.prepare_cached(
         "DELETE FROM body WHERE event IN rarray(?1) AND NOT EXISTS
-           (SELECT 1 FROM delivery d WHERE d.event = body.event AND d.state NOT IN ('done', 'skipped'))",
+           (SELECT 1 FROM delivery d WHERE d.event = body.event AND d.state <> 'done' AND d.state <> 'skipped')",
     )?
     .execute([events])
     .map(drop)

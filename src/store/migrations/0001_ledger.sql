@@ -89,7 +89,9 @@ CREATE TABLE delivery (
   sink       INTEGER NOT NULL,
   lane       INTEGER NOT NULL,             -- whose listing made it: the clinic that the sink is told
   ordinal    INTEGER NOT NULL DEFAULT 1,   -- a person's resend is a new row
-  state      TEXT NOT NULL CHECK (state IN ('queued', 'claimed', 'held', 'dead', 'done', 'skipped')),
+  -- Not IN: for a list of six SQLite builds a table of its own at every row that is written.
+  state      TEXT NOT NULL CHECK (state = 'queued' OR state = 'claimed' OR state = 'held'
+                                  OR state = 'dead' OR state = 'done' OR state = 'skipped'),
   ready      INTEGER NOT NULL DEFAULT 0,   -- its body is here
   due_at     INTEGER NOT NULL,             -- at first the event's created_at: the order of delivery
   attempts   INTEGER NOT NULL DEFAULT 0,   -- claims so far; the newest one may settle

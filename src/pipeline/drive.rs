@@ -21,7 +21,7 @@ use crate::store::Unavailable;
 /// The longest sleep between two looks.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 /// While work goes on, looks are this far apart: pieces of work end by the hundred, and each look reads all that is due.
-const BREATH: Duration = Duration::from_millis(20);
+const BREATH: Duration = Duration::from_millis(5);
 
 /// What a look is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,9 +18,9 @@ use tokio::sync::{mpsc, oneshot};
 /// The most pieces of work in one transaction, and how long it takes more of them: bounds how long the first waits.
 /// While eight thousand events are admitted, the details of the first shall be fetched.
 const LARGEST_BATCH: usize = 512;
-const LONGEST_BATCH: Duration = Duration::from_millis(8);
+const LONGEST_BATCH: Duration = Duration::from_millis(4);
 /// So long work that may wait has for others to join it.
-const GATHER: Duration = Duration::from_millis(3);
+const GATHER: Duration = Duration::from_millis(2);
 /// How many pieces of work may wait before callers do.
 const WAITING: usize = 4096;
 

@@ -1,3 +1,6 @@
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
+
 use secrecy::SecretBox;
 
 use super::*;
@@ -6,28 +9,75 @@ fn key() -> SealKey {
     SealKey::new(SecretBox::new(Box::new([15; 32])))
 }
 
+/// A piece of work that keeps the writer busy until the sender is dropped: what is asked for meanwhile waits together.
+fn busy() -> (Sender<()>, impl Fn(&Connection) -> rusqlite::Result<()>) {
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let work = move |_: &Connection| {
+        assert!(held.lock().unwrap().recv().is_err());
+        Ok(())
+    };
+    (release, work)
+}
+
 #[tokio::test]
 async fn a_write_is_seen_after_it_returns_and_a_failed_one_takes_nothing_with_it() {
     let directory = tempfile::tempdir().unwrap();
     let owner = Owner::take(directory.path(), "app", &key()).unwrap();
     let store = owner.store().clone();
+    let (release, busy) = busy();
     let good = store.write(|c| c.execute("INSERT INTO sink (name) VALUES ('good')", ()));
     let bad = store.write(|c| {
         c.execute("INSERT INTO sink (name) VALUES ('bad')", ())?;
         c.execute("INSERT INTO sink (nonsense) VALUES (1)", ())
     });
-    let (good, bad) = tokio::join!(good, bad);
+    let also_good = store.write(|c| c.execute("INSERT INTO sink (name) VALUES ('better')", ()));
+    let (_, good, bad, also_good, ()) =
+        tokio::join!(store.write(busy), good, bad, also_good, async {
+            drop(release);
+        });
     assert_eq!(good.unwrap(), 1);
+    assert_eq!(also_good.unwrap(), 1);
     assert!(bad.unwrap_err().to_string().contains("nonsense"));
     let names: Vec<String> = store
         .read(|c| {
-            c.prepare("SELECT name FROM sink")?
+            c.prepare("SELECT name FROM sink ORDER BY sink")?
                 .query_map((), |r| r.get(0))?
                 .collect()
         })
         .await
         .unwrap();
-    assert_eq!(names, ["good"]);
+    assert_eq!(names, ["good", "better"]);
+}
+
+#[tokio::test]
+async fn what_may_wait_comes_after_all_else_that_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let owner = Owner::take(directory.path(), "app", &key()).unwrap();
+    let store = owner.store().clone();
+    let order: Arc<Mutex<Vec<&str>>> = Arc::default();
+    let noting = |word| {
+        let order = Arc::clone(&order);
+        move |_: &Connection| {
+            order.lock().unwrap().push(word);
+            Ok(())
+        }
+    };
+    let (release, busy) = busy();
+    let (a, b, c, d, ()) = tokio::join!(
+        store.write(busy),
+        store.write_later(noting("a page")),
+        store.write(noting("a token")),
+        store.write(noting("a settlement")),
+        async { drop(release) }
+    );
+    for written in [a, b, c, d] {
+        written.unwrap();
+    }
+    assert_eq!(
+        *order.lock().unwrap(),
+        ["a token", "a settlement", "a page"]
+    );
 }
 
 #[tokio::test]

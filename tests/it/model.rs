@@ -832,6 +832,51 @@ fn only_the_newest_claim_of_the_living_owner_may_settle() {
     }
 }
 
+#[test]
+fn what_is_claimed_as_it_is_fetched_has_no_body_until_it_has_to_wait() {
+    let resume = |fate| Op::Resume { sink: 0, fate };
+    let settle = |verdict| Op::Settle { which: 0, verdict };
+    let list = |sinks: &[usize]| Op::List {
+        page: Listed {
+            lane: 0,
+            ids: vec![1],
+            sinks: sinks.to_vec(),
+        },
+        baseline: false,
+    };
+    let fetched = || Op::Fetched {
+        id: 1,
+        takers: vec![0],
+    };
+    for then in [
+        vec![settle(Verdict::Done)],
+        vec![settle(Verdict::Again), Op::Claim { sink: 0, limit: 1 }],
+        vec![settle(Verdict::Held)],
+        vec![settle(Verdict::Dead), Op::Resend { sink: 0, id: 1 }],
+        // Not shown: it is fetched again, and taken again.
+        vec![Op::Crash, resume(Fate::NotShown), fetched()],
+        vec![Op::Crash, resume(Fate::Shown)],
+        // Another sink's wish brings the body meanwhile.
+        vec![
+            Op::Backfill {
+                page: Listed {
+                    lane: 0,
+                    ids: vec![1],
+                    sinks: vec![1],
+                },
+                all: true,
+            },
+            fetched(),
+            Op::Crash,
+            resume(Fate::NotShown),
+        ],
+    ] {
+        replay([list(&[0]), fetched()].into_iter().chain(then));
+    }
+    // A sink beside it that does not take at once: then neither does.
+    replay([list(&[0, 1]), fetched()]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: cases(),

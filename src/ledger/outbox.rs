@@ -3,8 +3,7 @@
 //! A [`Claim`] exists only after its row is durable, and settling consumes it. A claim of an owner that is gone, or of
 //! an attempt that is not the newest any more, changes nothing when it is settled: it is fenced.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -12,7 +11,7 @@ use rusqlite::vtab::array::Array;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::details::{self, Detail, Taker};
-use super::{EventKey, LaneId, Ledger, SinkId, at, body_place, damaged, intake, ms, numbers};
+use super::{EventKey, Ledger, SinkId, at, body_place, damaged, intake, ms, numbers};
 use crate::decide::{Decision, Facts};
 use crate::domain::{
     ClinicId, ClinicName, DeliveryId, DeliveryState, EventBody, EventId, EventType, Parcel,
@@ -364,24 +363,24 @@ pub(super) struct DueNow {
     pub(super) event: EventKey,
     pub(super) sink: SinkId,
     delivery: DeliveryId,
-    lane: LaneId,
     facts: Facts,
-    due_at: DateTime<Utc>,
-    clinic: Option<ClinicName>,
+    clinic: ClinicName,
+    /// It is due, and its sweep has ended or lasts too long.
+    is_due: bool,
 }
 
 impl DueNow {
     /// The claim, once it is durable.
-    pub(super) fn claimed(self, detail: &Detail, epoch: Epoch) -> Option<Claim> {
+    pub(super) fn claimed(self, detail: &Detail, epoch: Epoch) -> Claim {
         let reference = &detail.reference;
-        Some(Claim {
+        Claim {
             parcel: Parcel {
                 delivery: self.delivery,
                 attempt: self.facts.attempt,
                 event: reference.id.clone(),
                 event_type: reference.event_type.clone(),
                 created_at: reference.created_at,
-                clinic: self.clinic?,
+                clinic: self.clinic,
                 clinic_id: reference.clinic_id.clone(),
                 body: detail.body.clone(),
             },
@@ -391,7 +390,7 @@ impl DueNow {
                 epoch,
                 kept: false,
             },
-        })
+        }
     }
 }
 
@@ -421,27 +420,17 @@ pub(super) fn claim_fetched(
     let events = numbers(fetched.iter().map(|detail| detail.event.0));
     let waiting: Vec<DueNow> = c
         .prepare_cached(
-            "SELECT event, sink, delivery, lane, attempts, refusals, issued_at, due_at FROM delivery
+            "SELECT event, sink, delivery, clinic, attempts, refusals, issued_at,
+                    due_at <= ?2 AND (event <= released OR issued_at <= ?3)
+             FROM delivery JOIN lane USING (lane)
              WHERE event IN rarray(?1) AND state = 'queued' ORDER BY event",
         )?
-        .query_map([events], due_now)?
+        .query_map((events, ms(now), ms(now - LONGEST_WAIT_FOR_SWEEP)), due_now)?
         .collect::<rusqlite::Result<_>>()?;
-    let mut lanes: HashMap<LaneId, (ClinicName, i64)> = HashMap::new();
     let mut claimed = Vec::with_capacity(waiting.len());
     for mut of_event in by_event(waiting) {
-        let mut taken = true;
-        for due in &mut of_event {
-            let (clinic, released) = match lanes.entry(due.lane) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => new.insert(lane(c, due.lane)?),
-            };
-            let is_released =
-                due.event.0 <= *released || due.facts.issued_at <= now - LONGEST_WAIT_FOR_SWEEP;
-            let has_room = room.get(&due.sink).is_some_and(|room| *room > 0);
-            taken &= is_released && has_room && due.due_at <= now;
-            due.clinic = Some(clinic.clone());
-        }
-        if taken {
+        let has_room = |due: &DueNow| room.get(&due.sink).is_some_and(|room| *room > 0);
+        if of_event.iter().all(|due| due.is_due && has_room(due)) {
             for due in &of_event {
                 room.entry(due.sink).and_modify(|room| *room -= 1);
             }
@@ -457,25 +446,15 @@ fn due_now(row: &Row<'_>) -> rusqlite::Result<DueNow> {
         event: EventKey(row.get(0)?),
         sink: SinkId(row.get(1)?),
         delivery: DeliveryId(row.get(2)?),
-        lane: LaneId(row.get(3)?),
+        clinic: ClinicName::new(row.get::<_, String>(3)?)
+            .map_err(|_| damaged(3, "a malformed clinic name"))?,
         facts: Facts {
             attempt: row.get::<_, u32>(4)?.saturating_add(1),
             refusals: row.get(5)?,
             issued_at: at(row.get(6)?),
         },
-        due_at: at(row.get(7)?),
-        clinic: None,
+        is_due: row.get(7)?,
     })
-}
-
-/// The clinic of a lane, and up to which event its sweeps have ended.
-fn lane(c: &Connection, lane: LaneId) -> rusqlite::Result<(ClinicName, i64)> {
-    c.prepare_cached("SELECT clinic, released FROM lane WHERE lane = ?1")?
-        .query_row([lane.0], |row| {
-            let clinic = ClinicName::new(row.get::<_, String>(0)?)
-                .map_err(|_| damaged(0, "a malformed clinic name"))?;
-            Ok((clinic, row.get(1)?))
-        })
 }
 
 /// What is sorted by event, in groups of one event.

@@ -81,6 +81,11 @@ impl EventBody {
         &self.json
     }
 
+    /// How much memory it takes up, in KiB, rounded up: what is bounded is counted in this.
+    pub fn kib(&self) -> usize {
+        self.json.len() / 1024 + 1
+    }
+
     /// The raw JSON text of `data`, if it is known where it stands.
     pub fn data(&self) -> Option<&str> {
         self.json.get(self.data.clone()?)

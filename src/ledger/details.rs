@@ -47,8 +47,8 @@ pub struct Detail {
 pub struct Taker {
     /// Which.
     pub sink: SinkId,
-    /// How many.
-    pub room: usize,
+    /// How much: the bodies' [`EventBody::kib`].
+    pub kib: usize,
 }
 
 /// What became of fetched details.
@@ -60,16 +60,18 @@ pub struct Fetched {
 }
 
 impl Ledger {
-    /// The details that a clinic is owed at `now`, the oldest event first, at most `limit`; at least one, if there is one.
+    /// The details that a clinic is owed at `now` beside those `taken` already, the oldest event first, at most `limit`.
+    /// At least one if nothing is taken and there is one.
     pub async fn owed(
         &self,
         clinic: &ClinicName,
         now: DateTime<Utc>,
+        taken: HashSet<EventKey>,
         limit: usize,
     ) -> Result<Owing, Unavailable> {
         let clinic = clinic.as_str().to_owned();
         self.store
-            .read(move |c| owed_to(c, &clinic, now, limit))
+            .read(move |c| owed_to(c, &clinic, now, &taken, limit))
             .await
     }
 
@@ -266,13 +268,14 @@ fn owed_to(
     c: &Connection,
     clinic: &str,
     now: DateTime<Utc>,
+    taken: &HashSet<EventKey>,
     limit: usize,
 ) -> rusqlite::Result<Owing> {
     let lanes: Vec<i64> = c
         .prepare_cached("SELECT lane FROM lane WHERE clinic = ?1")?
         .query_map([clinic], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
-    let share = (2 * limit).div_ceil(lanes.len().max(1));
+    let share = (2 * (taken.len() + limit)).div_ceil(lanes.len().max(1));
     let mut of_lane = c.prepare_cached(
         "SELECT fetch_at, event FROM event WHERE lane = ?1 AND fetch_at <= ?2 ORDER BY fetch_at, event LIMIT ?3",
     )?;
@@ -295,7 +298,9 @@ fn owed_to(
         }
     }
     all.sort_unstable();
-    all.retain(|owed| known_to.is_none_or(|end| *owed <= end));
+    all.retain(|owed| {
+        known_to.is_none_or(|end| *owed <= end) && !taken.contains(&EventKey(owed.1))
+    });
     let whole = known_to.is_none() && all.len() <= limit;
     let mut of_event = c.prepare_cached(
         "SELECT event, id, type, created_at, clinic_id, fetch_failures FROM event WHERE event = ?1",

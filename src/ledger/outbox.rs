@@ -3,7 +3,7 @@
 //! A [`Claim`] exists only after its row is durable, and settling consumes it. A claim of an owner that is gone, or of
 //! an attempt that is not the newest any more, changes nothing when it is settled: it is fenced.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -136,17 +136,19 @@ impl Due {
 }
 
 impl Ledger {
-    /// Claims at most `limit` deliveries of a sink that are due at `now`, the oldest event first.
+    /// Claims at most `limit` deliveries of a sink that are due at `now`, the oldest event first; no more of them than
+    /// reach `kib` with their bodies.
     pub async fn claim(
         &self,
         sink: SinkId,
         limit: usize,
+        kib: usize,
         now: DateTime<Utc>,
     ) -> Result<Vec<Claim>, Unavailable> {
         let epoch = self.epoch;
         let due = self
             .store
-            .write(move |c| claim(c, sink, limit, epoch, now))
+            .write(move |c| claim(c, sink, (limit, kib), epoch, now))
             .await?;
         let mut claims = Vec::with_capacity(due.len());
         let mut unreadable = Vec::new();
@@ -335,25 +337,33 @@ impl Ledger {
 fn claim(
     c: &Connection,
     sink: SinkId,
-    limit: usize,
+    (limit, kib): (usize, usize),
     epoch: Epoch,
     now: DateTime<Utc>,
 ) -> rusqlite::Result<Vec<(Due, Option<Vec<u8>>)>> {
-    let due: Vec<(Due, Option<Vec<u8>>)> = c
-        .prepare_cached(
-            "SELECT d.delivery, d.event, d.attempts, d.refusals, d.issued_at,
+    let mut all = c.prepare_cached(
+        "SELECT d.delivery, d.event, d.attempts, d.refusals, d.issued_at,
                     e.id, e.type, e.created_at, l.clinic, e.clinic_id, b.sealed
              FROM delivery d JOIN event e ON e.event = d.event JOIN lane l ON l.lane = d.lane
                   LEFT JOIN body b ON b.event = d.event
              WHERE d.sink = ?1 AND d.state = 'queued' AND d.ready = 1 AND d.due_at <= ?2
                AND (e.event <= l.released OR e.admitted_at <= ?3)
              ORDER BY d.due_at, d.delivery LIMIT ?4",
-        )?
-        .query_map(
-            (sink.0, ms(now), ms(now - LONGEST_WAIT_FOR_SWEEP), limit),
-            |row| Ok((due(row)?, row.get(10)?)),
-        )?
-        .collect::<rusqlite::Result<_>>()?;
+    )?;
+    let all = all.query_map(
+        (sink.0, ms(now), ms(now - LONGEST_WAIT_FOR_SWEEP), limit),
+        |row| Ok((due(row)?, row.get::<_, Option<Vec<u8>>>(10)?)),
+    )?;
+    let mut due = Vec::new();
+    let mut bytes = 0;
+    for row in all {
+        let (row, sealed) = row?;
+        bytes += sealed.as_ref().map_or(0, Vec::len);
+        due.push((row, sealed));
+        if bytes / 1024 >= kib {
+            break;
+        }
+    }
     mark_claimed(c, due.iter().map(|(due, _)| due.delivery), epoch)?;
     Ok(due)
 }
@@ -411,12 +421,16 @@ pub(super) fn claim_fetched(
             )?
             .exists((taker.sink.0, ms(now)))?;
         if !backlog {
-            room.insert(taker.sink, taker.room);
+            room.insert(taker.sink, taker.kib);
         }
     }
     if room.is_empty() {
         return Ok(Vec::new());
     }
+    let kib = fetched
+        .iter()
+        .map(|detail| (detail.event, detail.body.kib()));
+    let kib: HashMap<EventKey, usize> = kib.collect();
     let events = numbers(fetched.iter().map(|detail| detail.event.0));
     let waiting: Vec<DueNow> = c
         .prepare_cached(
@@ -429,10 +443,13 @@ pub(super) fn claim_fetched(
         .collect::<rusqlite::Result<_>>()?;
     let mut claimed = Vec::with_capacity(waiting.len());
     for mut of_event in by_event(waiting) {
-        let has_room = |due: &DueNow| room.get(&due.sink).is_some_and(|room| *room > 0);
+        let taken = |due: &DueNow| kib.get(&due.event).copied().unwrap_or(usize::MAX);
+        let has_room = |due: &DueNow| room.get(&due.sink).is_some_and(|room| *room >= taken(due));
         if of_event.iter().all(|due| due.is_due && has_room(due)) {
             for due in &of_event {
-                room.entry(due.sink).and_modify(|room| *room -= 1);
+                let taken = taken(due);
+                room.entry(due.sink)
+                    .and_modify(|room| *room = room.saturating_sub(taken));
             }
             claimed.append(&mut of_event);
         }

@@ -23,8 +23,10 @@ use crate::store::Unavailable;
 const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_hours(6));
 /// How long a clinic's details are left alone when nothing of them could be fetched.
 const REST: Duration = Duration::from_secs(30);
-/// Details of a clinic that may be on their way at once, from the request until they are kept.
-const ON_THE_WAY: usize = 256;
+/// While so many events of a clinic are on their way, from the queue until they are kept, the ledger is not asked for
+/// more of them, and for how many it is asked at once.
+const ON_THE_WAY: usize = 512;
+const AT_ONCE: usize = 256;
 /// How long past the 30-day edge a detail waits for its clinic's grant: the vendor does not serve it any more.
 const LONGEST_GRANT_TROUBLE: TimeDelta = TimeDelta::days(1);
 /// So many events in a row without an answer: it is not the event, it is the server.
@@ -57,8 +59,10 @@ impl Pipeline {
         self: &Arc<Self>,
         clinic: &ClinicName,
     ) -> Result<Option<Duration>, Unavailable> {
-        let mut queue: VecDeque<Owed> = VecDeque::new();
+        let mut queue: VecDeque<(Owed, OnItsWay)> = VecDeque::new();
+        // From the queue until they are kept.
         let mut taken: HashSet<EventKey> = HashSet::new();
+        let mut asking = FuturesUnordered::new();
         let mut fetching = FuturesUnordered::new();
         let mut fetched: Vec<Detail> = Vec::new();
         let mut on_their_way: Vec<OnItsWay> = Vec::new();
@@ -67,24 +71,21 @@ impl Pipeline {
         // Nothing more was owed when last asked; worth asking again when something has been kept.
         let mut exhausted = false;
         let rest = loop {
-            while fetching.len() < 2 * self.in_flight && taken.len() < ON_THE_WAY {
-                if queue.is_empty() && !exhausted {
-                    let owing = self.ledger.owed(clinic, self.now(), 2 * ON_THE_WAY).await?;
-                    let new = owing
-                        .events
-                        .into_iter()
-                        .filter(|o| !taken.contains(&o.event));
-                    let before = queue.len();
-                    queue.extend(new);
-                    exhausted = owing.whole || queue.len() == before;
-                }
-                let Some(owed) = queue.pop_front() else { break };
-                taken.insert(owed.event);
+            if queue.len() < 2 * self.in_flight
+                && taken.len() < ON_THE_WAY
+                && asking.is_empty()
+                && !exhausted
+            {
+                asking.push(self.ledger.owed(clinic, self.now(), taken.clone(), AT_ONCE));
+            }
+            while fetching.len() < 2 * self.in_flight {
+                let Some((owed, mut on_its_way)) = queue.pop_front() else {
+                    break;
+                };
                 fetching.push(async move {
-                    let mut on_its_way = self.activity.keeping.set_out();
                     let step = self.fetch_one(clinic, &owed).await;
-                    if matches!(step, Ok(Step::Fetched(_))) {
-                        on_its_way.arrive().await;
+                    if let Ok(Step::Fetched(body)) = &step {
+                        on_its_way.arrive(body).await;
                     }
                     (owed, step, on_its_way)
                 });
@@ -117,6 +118,13 @@ impl Pipeline {
                     }
                     Step::Rest(wait) => break Some(wait),
                 },
+                Some(owing) = asking.next() => {
+                    let owing = owing?;
+                    exhausted = owing.whole || owing.events.is_empty();
+                    taken.extend(owing.events.iter().map(|owed| owed.event));
+                    let set_out = |owed| (owed, self.activity.keeping.set_out());
+                    queue.extend(owing.events.into_iter().map(set_out));
+                }
                 Some(kept) = writing.next() => {
                     for event in kept? {
                         taken.remove(&event);

@@ -28,7 +28,7 @@ struct Open {
     sender: UnboundedSender<Held>,
 }
 
-/// The right to claim so many deliveries for a sink, and to hand them to it.
+/// The right to claim deliveries for a sink whose bodies take up so much, and to hand them to it.
 pub(super) struct Room {
     permits: OwnedSemaphorePermit,
     sender: UnboundedSender<Held>,
@@ -45,7 +45,7 @@ impl Handover {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens it for at most `room` claims at a time.
+    /// Opens it for at most `room` KiB at a time.
     pub(super) fn open(&self, room: usize) -> Taking<'_> {
         let (sender, receiver) = unbounded_channel();
         *self.locked() = Some(Open {
@@ -58,7 +58,7 @@ impl Handover {
         }
     }
 
-    /// As much room as there is, up to `wanted`; `None` if there is none.
+    /// As much room as there is, up to `wanted` KiB; `None` if there is none.
     pub(super) fn room(&self, wanted: usize) -> Option<Room> {
         let locked = self.locked();
         let open = locked.as_ref()?;
@@ -75,13 +75,13 @@ impl Handover {
 }
 
 impl Room {
-    pub(super) fn len(&self) -> usize {
+    pub(super) fn kib(&self) -> usize {
         self.permits.num_permits()
     }
 
     /// Hands a claim over. To a sink that has stopped it stays claimed: `resume` finds it.
     pub(super) fn hand(&mut self, claim: Claim) {
-        let room = self.permits.split(1);
+        let room = self.permits.split(claim.parcel.body.kib());
         drop(self.sender.send(Held { claim, room }));
     }
 }

@@ -8,34 +8,38 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::Pipeline;
 use super::handover::Room;
+use crate::domain::EventBody;
 use crate::ledger::{Detail, EventKey, SinkId, Taker};
 use crate::store::Unavailable;
 
-/// So many details, and one clinic's more, share a transaction.
-const LARGEST_BATCH: usize = 512;
+/// So many details, and one clinic's more, share a transaction. What is fetched lies all over the ledger, the oldest
+/// event first: a transaction of a thousand writes hardly more pages than one of five hundred.
+const LARGEST_BATCH: usize = 1024;
 
 /// So long is waited for more that is on its way: a transaction costs the same for ten bodies as for two hundred.
 const GATHER: Duration = Duration::from_millis(12);
 
-/// Details that are here and not kept yet, over all clinics: bounds memory.
-const IN_MEMORY: usize = 1024;
+/// Details that are here and not kept yet, over all clinics, in KiB: bounds memory, however large they are.
+const IN_MEMORY: u32 = 4 << 10;
 
 /// What waits to be kept.
 pub(super) struct Keeping {
     memory: Arc<Semaphore>,
     on_the_way: Arc<AtomicUsize>,
     waiting: Mutex<Vec<Waiting>>,
+    /// Rung when something is added to them.
+    added: Notify,
     /// Held by the one who keeps.
     turn: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
 }
 
-/// A detail from its request until it is kept.
+/// A detail from the queue until it is kept.
 pub(super) struct OnItsWay {
     on_the_way: Arc<AtomicUsize>,
     room: Arc<Semaphore>,
@@ -44,8 +48,11 @@ pub(super) struct OnItsWay {
 
 impl OnItsWay {
     /// It is here, and stays when there is memory for it. Not before: a clinic that hangs must not hold any.
-    pub(super) async fn arrive(&mut self) {
-        self.memory = Arc::clone(&self.room).acquire_owned().await.ok();
+    pub(super) async fn arrive(&mut self, body: &EventBody) {
+        // One that is larger than all there is has all of it.
+        let kib = u32::try_from(body.kib()).map_or(IN_MEMORY, |kib| kib.min(IN_MEMORY));
+        let memory = Arc::clone(&self.room).acquire_many_owned(kib).await;
+        self.memory = memory.ok();
     }
 }
 
@@ -65,9 +72,10 @@ struct Waiting {
 impl Default for Keeping {
     fn default() -> Self {
         Self {
-            memory: Arc::new(Semaphore::new(IN_MEMORY)),
+            memory: Arc::new(Semaphore::new(IN_MEMORY as usize)),
             on_the_way: Arc::default(),
             waiting: Mutex::default(),
+            added: Notify::new(),
             turn: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
         }
@@ -75,7 +83,7 @@ impl Default for Keeping {
 }
 
 impl Keeping {
-    /// A detail is about to be asked for.
+    /// A detail is going to be asked for.
     pub(super) fn set_out(&self) -> OnItsWay {
         self.on_the_way.fetch_add(1, Ordering::Relaxed);
         OnItsWay {
@@ -85,13 +93,35 @@ impl Keeping {
         }
     }
 
-    /// How many details have been asked for and are not kept yet.
+    /// How many details are going to be kept.
     pub(super) fn on_the_way(&self) -> usize {
         self.on_the_way.load(Ordering::Relaxed)
     }
 
     fn locked(&self) -> std::sync::MutexGuard<'_, Vec<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, waiting: Waiting) {
+        self.locked().push(waiting);
+        self.added.notify_one();
+    }
+
+    /// Waits for more, until half is here of all that is on its way, or enough for a transaction, or it has been long
+    /// enough. Half: of the last few hundred, most are on disk before the very last has come.
+    async fn gather(&self) {
+        let gathered = async {
+            loop {
+                let added = self.added.notified();
+                let waiting: usize = self.locked().iter().map(|w| w.details.len()).sum();
+                if waiting >= self.on_the_way().div_ceil(2).min(LARGEST_BATCH) {
+                    return;
+                }
+                added.await;
+            }
+        };
+        // Too long is no failure: what is here is kept.
+        drop(tokio::time::timeout(GATHER, gathered).await);
     }
 
     /// The next batch; empty when nothing waits.
@@ -119,7 +149,7 @@ impl Pipeline {
         let events = details.iter().map(|detail| detail.event).collect();
         let (kept, answer) = oneshot::channel();
         let keeping = &self.activity.keeping;
-        keeping.locked().push(Waiting {
+        keeping.add(Waiting {
             details,
             on_their_way,
             kept,
@@ -142,13 +172,10 @@ impl Pipeline {
         let keeping = &self.activity.keeping;
         let _turn = keeping.turn.lock().await;
         loop {
-            let waiting: usize = keeping.locked().iter().map(|w| w.details.len()).sum();
-            if waiting == 0 {
+            if keeping.locked().is_empty() {
                 return;
             }
-            if waiting < keeping.on_the_way() {
-                tokio::time::sleep(GATHER).await;
-            }
+            keeping.gather().await;
             let batch = keeping.next();
             let mut details = Vec::new();
             let mut shares = Vec::new();
@@ -175,12 +202,13 @@ impl Pipeline {
 
     async fn keep_batch(&self, details: &Arc<[Detail]>) -> Result<(), Unavailable> {
         let sinks = self.sinks.iter();
+        let kib = details.iter().map(|detail| detail.body.kib()).sum();
         let mut rooms: Vec<(SinkId, Room)> = sinks
-            .filter_map(|sink| Some((sink.id, sink.handover.room(details.len())?)))
+            .filter_map(|sink| Some((sink.id, sink.handover.room(kib)?)))
             .collect();
         let takers = rooms.iter().map(|(sink, room)| Taker {
             sink: *sink,
-            room: room.len(),
+            kib: room.kib(),
         });
         let takers = takers.collect();
         let fetched = self.ledger.fetched(details, takers, self.now()).await?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::handover::Held;
+use super::handover::{Held, Taking};
 use super::{OpenSink, Pipeline};
 use crate::config::OnDoubt;
 use crate::decide::{Decision, decide};
@@ -22,8 +22,12 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// The longest sleep of an idle sink: covers a bell that was rung by another process.
 const LONGEST_SLEEP: Duration = Duration::from_secs(2);
 
-/// So long an exact sink waits for more: a flush costs the same for ten events as for two hundred.
+/// So long an exact sink waits at most for more: a flush costs the same for ten events as for two hundred.
 const GATHER: Duration = Duration::from_millis(20);
+
+/// What an exact sink may hold of bodies that were handed over, and of bodies that were claimed ahead, in KiB each:
+/// bounds memory, however large they are.
+const IN_MEMORY: usize = 2 << 10;
 
 /// When the loop of a sink may end.
 #[derive(Clone)]
@@ -102,8 +106,12 @@ impl Pipeline {
         let (batch, places) = (sink.sink.batch(), sink.sink.concurrency());
         // While an exact sink writes one batch, the next is claimed. Should the first stop the sink, `resume` finds out
         // that the second was never shown; of another kind's nothing would be known.
-        let ahead = if sink.sink.is_exact() { batch } else { 0 };
-        let mut taking = sink.handover.open(2 * ahead);
+        let (ahead, handed_over) = if sink.sink.is_exact() {
+            (batch, IN_MEMORY)
+        } else {
+            (0, 0)
+        };
+        let mut taking = sink.handover.open(handed_over);
         let mut attempts: JoinSet<Result<(), Stopped>> = JoinSet::new();
         let mut claims: Vec<Held> = Vec::new();
         let mut failed = None;
@@ -111,9 +119,9 @@ impl Pipeline {
             // Known before the ledger is asked: what was released after the question is seen by one more.
             let drained = until.drained.is_cancelled();
             taking.take_all(&mut claims);
-            let more_will_come = self.activity.keeping.on_the_way() > 0;
-            if more_will_come && attempts.is_empty() && (1..ahead).contains(&claims.len()) {
+            if attempts.is_empty() && !claims.is_empty() {
                 tokio::select! {
+                    () = self.gather(&mut taking, &mut claims, ahead) => {}
                     () = tokio::time::sleep(GATHER) => {}
                     () = until.drained.cancelled() => {}
                 }
@@ -121,8 +129,15 @@ impl Pipeline {
             }
             self.start(index, &mut claims, &mut attempts);
             let wanted = ((places - attempts.len()) * batch + ahead).saturating_sub(claims.len());
-            if wanted > 0 {
-                claims.extend(self.claim(sink, wanted).await);
+            let held = claims.iter().map(|held| held.claim.parcel.body.kib());
+            let free = if ahead > 0 {
+                IN_MEMORY.saturating_sub(held.sum())
+            } else {
+                // Each has a place at once.
+                usize::MAX
+            };
+            if wanted > 0 && free > 0 {
+                claims.extend(self.claim(sink, wanted, free).await);
             }
             let nothing_due = wanted > 0 && claims.is_empty();
             self.start(index, &mut claims, &mut attempts);
@@ -152,6 +167,14 @@ impl Pipeline {
         failed.map_or(Ok(()), Err)
     }
 
+    /// Returns when a batch is here, or half of all that is on its way.
+    async fn gather(&self, taking: &mut Taking<'_>, claims: &mut Vec<Held>, batch: usize) {
+        while claims.len() < self.activity.keeping.on_the_way().min(batch) {
+            taking.take(claims).await;
+            taking.take_all(claims);
+        }
+    }
+
     /// Begins as many attempts as there are places, with what is claimed, the oldest events first.
     fn start(
         self: &Arc<Self>,
@@ -176,10 +199,10 @@ impl Pipeline {
         }
     }
 
-    async fn claim(&self, sink: &OpenSink, limit: usize) -> Vec<Held> {
+    async fn claim(&self, sink: &OpenSink, limit: usize, kib: usize) -> Vec<Held> {
         let now = self.now();
         let claimed = match self.ledger.next_due(sink.id).await {
-            Ok(Some(at)) if at <= now => self.ledger.claim(sink.id, limit, now).await,
+            Ok(Some(at)) if at <= now => self.ledger.claim(sink.id, limit, kib, now).await,
             Ok(_) => Ok(Vec::new()),
             Err(error) => Err(error),
         };

@@ -1,7 +1,7 @@
 //! The ledger against a model of it that fits in the head: random histories over three events, two sinks and two
 //! lanes, with crashes between any two steps. Three ids, because with many a missing fence slips through.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -431,7 +431,12 @@ impl Bench {
         let far = self.now + TimeDelta::days(9);
         for clinic in CLINICS {
             let clinic = ClinicName::new(clinic).unwrap();
-            let owed = self.ledger().owed(&clinic, far, 9).await.unwrap().events;
+            let owed = self
+                .ledger()
+                .owed(&clinic, far, HashSet::new(), 9)
+                .await
+                .unwrap()
+                .events;
             let found = owed
                 .iter()
                 .find(|owed| owed.reference.id.as_str() == IDS[id]);
@@ -499,7 +504,7 @@ impl Bench {
         };
         let of_sink = |&sink: &usize| Taker {
             sink: self.sinks[sink],
-            room: 1,
+            kib: 1,
         };
         let rooms = takers.iter().map(of_sink).collect();
         let fetched = self
@@ -549,7 +554,9 @@ impl Bench {
         let epoch = self.epoch();
         let expected = self.model.claim(sink, limit, epoch, self.now);
         let ledger = self.ledger();
-        let claimed = ledger.claim(self.sinks[sink], limit, self.now).await;
+        let claimed = ledger
+            .claim(self.sinks[sink], limit, usize::MAX, self.now)
+            .await;
         let claims = claimed.unwrap();
         let found: Vec<(usize, u32)> = claims
             .iter()

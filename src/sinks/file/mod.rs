@@ -104,7 +104,7 @@ impl FileSink {
 
 impl Sink for FileSink {
     fn batch(&self) -> usize {
-        512
+        1024
     }
 
     fn concurrency(&self) -> usize {

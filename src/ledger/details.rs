@@ -1,4 +1,6 @@
 //! Details: which events are owed a fetch, and what the fetch brought.
+//!
+//! Nothing says so but the deliveries: an event is owed while one of them is queued and its body is not here.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -40,6 +42,8 @@ pub struct Detail {
     pub reference: Reference,
     /// What the retrieve gave.
     pub body: EventBody,
+    /// An earlier fetch has failed: the ledger says why.
+    pub failed_before: bool,
 }
 
 /// A sink that can take deliveries at once.
@@ -81,7 +85,7 @@ impl Ledger {
             .read(move |c| {
                 c.prepare_cached(
                     "SELECT DISTINCT clinic FROM lane WHERE EXISTS
-                       (SELECT 1 FROM event WHERE event.lane = lane.lane AND fetch_at <= ?1)",
+                       (SELECT 1 FROM delivery WHERE through = lane.lane AND state = 'queued' AND ready = 0 AND due_at <= ?1)",
                 )?
                 .query_map([ms(now)], |row| {
                     ClinicName::new(row.get::<_, String>(0)?)
@@ -133,9 +137,13 @@ impl Ledger {
         self.store
             .write(move |c| {
                 c.prepare_cached(
-                    "UPDATE event SET fetch_failures = fetch_failures + 1, fetch_trouble = ?1, fetch_at = ?2 WHERE event = ?3",
+                    "UPDATE event SET fetch_failures = fetch_failures + 1, fetch_trouble = ?1 WHERE event = ?2",
                 )?
-                .execute((&trouble, ms(retry_at), event.0))
+                .execute((&trouble, event.0))?;
+                c.prepare_cached(
+                    "UPDATE delivery SET due_at = max(due_at, ?1) WHERE event = ?2 AND state = 'queued' AND ready = 0",
+                )?
+                .execute((ms(retry_at), event.0))
                 .map(drop)
             })
             .await
@@ -153,8 +161,8 @@ impl Ledger {
         let clinic = clinic.as_str().to_owned();
         self.store
             .write(move |c| {
-                let owed =
-                    "fetch_at IS NOT NULL AND lane IN (SELECT lane FROM lane WHERE clinic = ?1)";
+                let through = "through IN (SELECT lane FROM lane WHERE clinic = ?1) AND state = 'queued' AND ready = 0";
+                let owed = format!("event IN (SELECT event FROM delivery WHERE {through})");
                 c.prepare_cached(&format!(
                     "INSERT OR IGNORE INTO sighting (event, lane)
                      SELECT event, lane FROM event WHERE {owed} AND EXISTS ({OTHER})"
@@ -162,6 +170,10 @@ impl Ledger {
                 .execute([&clinic])?;
                 c.prepare_cached(&format!(
                     "UPDATE event SET lane = ({OTHER} LIMIT 1) WHERE {owed} AND EXISTS ({OTHER})"
+                ))?
+                .execute([&clinic])?;
+                c.prepare_cached(&format!(
+                    "UPDATE delivery SET through = (SELECT e.lane FROM event e WHERE e.event = delivery.event) WHERE {through}"
                 ))?
                 .execute([&clinic])?;
                 let lost = c
@@ -198,11 +210,12 @@ fn keep(
     fetched: &[Detail],
     claimed: &[DueNow],
 ) -> rusqlite::Result<Vec<SinkId>> {
-    let all = numbers(fetched.iter().map(|detail| detail.event.0));
-    c.prepare_cached(
-        "UPDATE event SET fetch_at = NULL, fetch_trouble = NULL WHERE event IN rarray(?1)",
-    )?
-    .execute([all])?;
+    let mended = fetched.iter().filter(|detail| detail.failed_before);
+    let mended = numbers(mended.map(|detail| detail.event.0));
+    if !mended.is_empty() {
+        c.prepare_cached("UPDATE event SET fetch_trouble = NULL WHERE event IN rarray(?1)")?
+            .execute([mended])?;
+    }
     let claimed: HashSet<EventKey> = claimed.iter().map(|due| due.event).collect();
     let waiting = || {
         fetched
@@ -252,7 +265,7 @@ fn skip_all(
     reason: &str,
     now: DateTime<Utc>,
 ) -> rusqlite::Result<()> {
-    c.prepare_cached("UPDATE event SET fetch_at = NULL, fetch_trouble = ?1 WHERE event = ?2")?
+    c.prepare_cached("UPDATE event SET fetch_trouble = ?1 WHERE event = ?2")?
         .execute((reason, event.0))?;
     c.prepare_cached(
         "UPDATE delivery SET state = 'skipped', reason = ?1, settled_at = ?2 WHERE event = ?3 AND state = 'queued'",
@@ -277,7 +290,8 @@ fn owed_to(
         .collect::<rusqlite::Result<_>>()?;
     let share = (2 * (taken.len() + limit)).div_ceil(lanes.len().max(1));
     let mut of_lane = c.prepare_cached(
-        "SELECT fetch_at, event FROM event WHERE lane = ?1 AND fetch_at <= ?2 ORDER BY fetch_at, event LIMIT ?3",
+        "SELECT due_at, event FROM delivery WHERE through = ?1 AND state = 'queued' AND ready = 0 AND due_at <= ?2
+         ORDER BY due_at, event LIMIT ?3",
     )?;
     let mut all: Vec<(i64, i64)> = Vec::new();
     let mut known_to: Option<(i64, i64)> = None;
@@ -298,6 +312,9 @@ fn owed_to(
         }
     }
     all.sort_unstable();
+    // An event is owed once, however many sinks wait for it.
+    let mut seen = HashSet::new();
+    all.retain(|(_, event)| seen.insert(*event));
     all.retain(|owed| {
         known_to.is_none_or(|end| *owed <= end) && !taken.contains(&EventKey(owed.1))
     });

@@ -200,7 +200,8 @@ fn admit_new(
         Some("baseline") => admitted.baseline += 1,
         Some(_) => admitted.unmatched += 1,
         None => {
-            admitted.issued += inserts.issue(page, event, sinks, reference.created_at)?;
+            admitted.issued +=
+                inserts.issue(page, event, page.lane, sinks, reference.created_at)?;
             if let Found::BySweep {
                 late_before: Some(mark),
                 ..
@@ -247,9 +248,9 @@ fn admit_known(
     };
     let wanted = wanted(page.found, reference.created_at);
     if wanted == Wanted::EvenIfSeen || (first_sighting && wanted == Wanted::Yes) {
-        let issued = inserts.issue(page, event, sinks, reference.created_at)?;
+        let issued = inserts.issue(page, event, known.lane, sinks, reference.created_at)?;
         if issued > 0 {
-            owe_detail(c, event, page.now)?;
+            wait_for_body(c, event)?;
         }
         admitted.issued += issued;
     }
@@ -292,11 +293,12 @@ impl<'c> Inserts<'c> {
     fn prepare(c: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
             event: c.prepare_cached(
-                "INSERT INTO event (id, type, created_at, clinic_id, lane, admitted_at, listed_day, found_by, skipped, fetch_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                "INSERT INTO event (id, type, created_at, clinic_id, lane, admitted_at, listed_day, found_by, skipped)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             )?,
             delivery: c.prepare_cached(
-                "INSERT INTO delivery (event, sink, lane, state, due_at, issued_at) VALUES (?1, ?2, ?3, 'queued', ?4, ?5)
+                "INSERT INTO delivery (event, sink, lane, through, state, due_at, issued_at)
+                 VALUES (?1, ?2, ?3, ?4, 'queued', ?5, ?6)
                  ON CONFLICT (event, sink, ordinal) DO NOTHING",
             )?,
         })
@@ -326,18 +328,16 @@ impl<'c> Inserts<'c> {
             day(page.now),
             found_by,
             skipped,
-            skipped
-                .is_none()
-                .then(|| ms(reference.created_at.min(page.now))),
         ))?;
         Ok(EventKey(c.last_insert_rowid()))
     }
 
-    /// Issues the deliveries that these sinks never had of an event; gives how many.
+    /// Issues the deliveries that these sinks never had of an event, to be fetched `through` a lane; gives how many.
     fn issue(
         &mut self,
         page: &Page,
         event: EventKey,
+        through: LaneId,
         sinks: &[SinkId],
         created_at: DateTime<Utc>,
     ) -> rusqlite::Result<u64> {
@@ -347,6 +347,7 @@ impl<'c> Inserts<'c> {
                 event.0,
                 sink.0,
                 page.lane.0,
+                through.0,
                 ms(created_at.min(page.now)),
                 ms(page.now),
             ))? as u64;
@@ -355,20 +356,15 @@ impl<'c> Inserts<'c> {
     }
 }
 
-/// Makes the queued deliveries of an event ready if its body is here, and its detail owed if it is not.
-pub(super) fn owe_detail(
-    c: &Connection,
-    event: EventKey,
-    now: DateTime<Utc>,
-) -> rusqlite::Result<()> {
-    let kept = c
-        .prepare_cached("UPDATE delivery SET ready = 1 WHERE event = ?1 AND state = 'queued' AND EXISTS (SELECT 1 FROM body WHERE event = ?1)")?
-        .execute([event.0])?
-        > 0;
+/// Some delivery of an event is queued: it is ready if the body is here, and else its detail is owed.
+pub(super) fn wait_for_body(c: &Connection, event: EventKey) -> rusqlite::Result<()> {
+    c.prepare_cached("UPDATE event SET skipped = NULL WHERE event = ?1 AND skipped IS NOT NULL")?
+        .execute([event.0])?;
     c.prepare_cached(
-        "UPDATE event SET skipped = NULL, fetch_at = CASE WHEN ?1 THEN NULL ELSE coalesce(fetch_at, ?2) END WHERE event = ?3",
+        "UPDATE delivery SET ready = 1 WHERE event = ?1 AND state = 'queued' AND ready = 0
+           AND EXISTS (SELECT 1 FROM body WHERE event = ?1)",
     )?
-    .execute((kept, ms(now), event.0))
+    .execute([event.0])
     .map(drop)
 }
 

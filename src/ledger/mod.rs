@@ -12,6 +12,7 @@
 //! 6. *Complete-to* moves only when a sweep has reached its end, in the transaction that says so.
 //! 7. A body is kept exactly while a delivery of its event waits or is held, and while one that waited is attempted.
 //!    What a sink takes as soon as it is fetched is claimed without one.
+//! 8. An event is owed a fetch exactly while a delivery of it is queued and its body is not here.
 //!
 //! There is no recovery code: what a crash leaves are rows that the next pass takes up by the same lines.
 

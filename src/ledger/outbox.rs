@@ -11,7 +11,7 @@ use rusqlite::vtab::array::Array;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::details::{self, Detail, Taker};
-use super::{EventKey, Ledger, SinkId, at, body_place, damaged, intake, ms, numbers};
+use super::{EventKey, Ledger, SinkId, at, body_place, damaged, ms, numbers};
 use crate::decide::{Decision, Facts};
 use crate::domain::{
     ClinicId, ClinicName, DeliveryId, DeliveryState, EventBody, EventId, EventType, Parcel,
@@ -163,7 +163,7 @@ impl Ledger {
             }
         }
         if !unreadable.is_empty()
-            && let Err(error) = self.fetch_again(unreadable, now).await
+            && let Err(error) = self.fetch_again(unreadable).await
         {
             // Those stay claimed until the sink resumes; the good ones must not wait with them.
             tracing::error!(%error, "a damaged body could not be asked for again");
@@ -287,7 +287,7 @@ impl Ledger {
                             .collect::<rusqlite::Result<Vec<i64>>>()?;
                         forget_bodies(c, &numbers(events))?;
                     } else {
-                        owe_bodies(c, &deliveries, now)?;
+                        find_bodies(c, &deliveries)?;
                     }
                 }
                 write_checkpoint(c, sink, resumed.checkpoint.as_ref())?;
@@ -313,7 +313,6 @@ impl Ledger {
     async fn fetch_again(
         &self,
         deliveries: Vec<(DeliveryId, EventKey)>,
-        now: DateTime<Utc>,
     ) -> Result<(), Unavailable> {
         self.store
             .write(move |c| {
@@ -326,7 +325,6 @@ impl Ledger {
                     .execute([delivery.0])?;
                     c.prepare_cached("UPDATE delivery SET ready = 0 WHERE event = ?1 AND state = 'queued'")?
                         .execute([event.0])?;
-                    intake::owe_detail(c, *event, now)?;
                 }
                 Ok(())
             })
@@ -593,8 +591,6 @@ fn settle_open(
         details::keep_body(c, sealer, claim.event, body)?;
         c.prepare_cached("UPDATE delivery SET ready = 1 WHERE event = ?1 AND state = 'queued'")?
             .execute([claim.event.0])?;
-        c.prepare_cached("UPDATE event SET fetch_at = NULL WHERE event = ?1")?
-            .execute([claim.event.0])?;
     }
     Ok(changed)
 }
@@ -609,18 +605,13 @@ pub(super) fn forget_bodies(c: &Connection, events: &Array) -> rusqlite::Result<
     .map(drop)
 }
 
-/// What was claimed as soon as it was fetched has no body here: it is owed again, unless another delivery brought it.
-fn owe_bodies(c: &Connection, deliveries: &Array, now: DateTime<Utc>) -> rusqlite::Result<()> {
+/// What was claimed as soon as it was fetched has no body here, and is owed again; unless another delivery brought it.
+fn find_bodies(c: &Connection, deliveries: &Array) -> rusqlite::Result<()> {
     c.prepare_cached(
         "UPDATE delivery SET ready = 1 WHERE delivery IN rarray(?1) AND state = 'queued' AND ready = 0
            AND EXISTS (SELECT 1 FROM body b WHERE b.event = delivery.event)",
     )?
-    .execute([deliveries])?;
-    c.prepare_cached(
-        "UPDATE event SET fetch_at = coalesce(fetch_at, ?2) WHERE event IN
-           (SELECT event FROM delivery WHERE delivery IN rarray(?1) AND state = 'queued' AND ready = 0)",
-    )?
-    .execute((deliveries, ms(now)))
+    .execute([deliveries])
     .map(drop)
 }
 

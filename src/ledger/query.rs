@@ -152,9 +152,10 @@ impl Query {
                     "SELECT clinic, category, baseline_done, polled_at, parked_at, trouble, failures, retry_at, late,
                        coalesce(new, 0), coalesce(quarantined, 0), coalesce(owed, 0)
                      FROM lane
-                       LEFT JOIN (SELECT lane, sum(fetch_at IS NOT NULL) AS owed,
-                                    sum(admitted_at >= ?1 AND skipped IS NOT 'baseline') AS new
+                       LEFT JOIN (SELECT lane, sum(admitted_at >= ?1 AND skipped IS NOT 'baseline') AS new
                                   FROM event GROUP BY lane) USING (lane)
+                       LEFT JOIN (SELECT through AS lane, count(DISTINCT event) AS owed
+                                  FROM delivery WHERE state = 'queued' AND ready = 0 GROUP BY through) USING (lane)
                        LEFT JOIN (SELECT lane, count(*) AS quarantined FROM quarantine GROUP BY lane) USING (lane)
                      ORDER BY clinic, category",
                 )?
@@ -303,8 +304,9 @@ fn resend(
         return Ok(Resend::Open(open.clone()));
     }
     c.prepare_cached(
-        "INSERT INTO delivery (event, sink, lane, ordinal, state, due_at, issued_at)
-         SELECT event, sink, lane, ?1, 'queued', ?2, ?2 FROM delivery WHERE delivery = ?3",
+        "INSERT INTO delivery (event, sink, lane, through, ordinal, state, due_at, issued_at)
+         SELECT event, sink, d.lane, e.lane, ?1, 'queued', ?2, ?2
+         FROM delivery d JOIN event e USING (event) WHERE delivery = ?3",
     )?
     .execute((newest.ordinal + 1, ms(now), newest.delivery.0))?;
     let delivery = DeliveryId(c.last_insert_rowid());
@@ -314,7 +316,7 @@ fn resend(
          WHERE event = ?3 AND sink = ?4 AND state IN ('held', 'dead')",
     )?
     .execute((ms(now), delivery.0, event.0, sink.0))?;
-    intake::owe_detail(c, event, now)?;
+    intake::wait_for_body(c, event)?;
     Ok(Resend::Issued(delivery))
 }
 

@@ -117,3 +117,23 @@ impl Drop for Taking<'_> {
         *self.handover.locked() = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_handed_over_is_bounded_by_its_size_until_it_is_settled() {
+        let handover = Handover::default();
+        assert!(handover.room(1).is_none(), "nobody takes");
+        let taking = handover.open(4);
+        let first = handover.room(3).unwrap();
+        let second = handover.room(3).unwrap();
+        assert_eq!((first.kib(), second.kib()), (3, 1));
+        assert!(handover.room(1).is_none());
+        drop(first);
+        assert_eq!(handover.room(9).unwrap().kib(), 3);
+        drop(taking);
+        assert!(handover.room(1).is_none());
+    }
+}

@@ -224,3 +224,68 @@ impl Pipeline {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::domain::{EventId, EventType, Reference};
+
+    fn body(kib: usize) -> EventBody {
+        EventBody::from_json("x".repeat(kib * 1024 - 1))
+    }
+
+    fn waiting(details: usize) -> Waiting {
+        let detail = Detail {
+            event: EventKey(1),
+            reference: Reference {
+                id: EventId::new("e1").unwrap(),
+                event_type: EventType::new("patient.created").unwrap(),
+                created_at: chrono::DateTime::UNIX_EPOCH,
+                clinic_id: None,
+            },
+            body: body(1),
+            failed_before: false,
+        };
+        Waiting {
+            details: vec![detail; details],
+            on_their_way: Vec::new(),
+            kept: oneshot::channel().0,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_here_is_bounded_by_its_size_however_large_one_is() {
+        let keeping = Keeping::default();
+        let all = IN_MEMORY as usize;
+        let mut small = keeping.set_out();
+        small.arrive(&body(1)).await;
+        let mut large = keeping.set_out();
+        assert!(large.arrive(&body(all)).now_or_never().is_none());
+        drop(small);
+        // Larger than all there is: alone it finds room.
+        large.arrive(&body(2 * all)).await;
+        let mut next = keeping.set_out();
+        assert!(next.arrive(&body(1)).now_or_never().is_none());
+        drop(large);
+        next.arrive(&body(1)).await;
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_more_when_half_is_here_or_a_transaction_is_full() {
+        let keeping = Keeping::default();
+        let on_the_way: Vec<OnItsWay> = (0..4).map(|_| keeping.set_out()).collect();
+        keeping.add(waiting(1));
+        assert!(keeping.gather().now_or_never().is_none());
+        keeping.add(waiting(1));
+        assert!(keeping.gather().now_or_never().is_some());
+        drop(on_the_way);
+        let _many: Vec<OnItsWay> = (0..9_999).map(|_| keeping.set_out()).collect();
+        assert!(keeping.gather().now_or_never().is_none());
+        keeping.add(waiting(LARGEST_BATCH));
+        assert!(keeping.gather().now_or_never().is_some());
+        assert_eq!(keeping.next().len(), 3, "one clinic's more than a batch");
+        assert!(keeping.next().is_empty());
+    }
+}

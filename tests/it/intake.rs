@@ -266,6 +266,9 @@ async fn an_event_that_two_clinics_list_goes_once_to_each_sink() {
         let event = world.event(&id).await.unwrap();
         assert_eq!(event.clinic, first);
         assert_eq!(event.deliveries.len(), 2);
+        // For elm's own sink too, when elm comes second, the clinic that listed it first fetches.
+        let retrieves = world.vendor.retrieves_of(&id);
+        assert_eq!(retrieves, 1 + u32::from(first == "oak"));
         let ledger = world.state_path().join("ledger.sqlite3");
         let sightings: i64 = rusqlite::Connection::open(ledger)
             .unwrap()
@@ -273,6 +276,25 @@ async fn an_event_that_two_clinics_list_goes_once_to_each_sink() {
             .unwrap();
         assert_eq!(sightings, 1, "beside the clinic that listed it first");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_clinic_without_a_grant_is_owed_another_fetches_that_lists_it_too() {
+    let world = Stepped::begin(two_clinics(polling(&["products"], EVERYTHING))).await;
+    let rule = FaultRule::next(1, Endpoint::List, BROKEN);
+    world.vendor.fail(rule.of_clinic(world.id_of("elm")));
+    let id = world.make("oak", "product.created");
+    world
+        .vendor
+        .fail(FaultRule::always(Endpoint::Retrieve, BROKEN));
+    world.pass().await;
+    world.pass_after(HOUR).await;
+    assert_eq!(world.event(&id).await.unwrap().clinic, "oak");
+    world.vendor.clear_faults();
+    world.vendor.revoke_grants(world.id_of("oak"));
+    world.pass_after(HOUR).await;
+    assert_eq!(world.shown_ids(), [id.as_str()]);
+    assert_eq!(world.event(&id).await.unwrap().clinic, "elm");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,11 +44,9 @@ CREATE TABLE event (
   listed_day     INTEGER NOT NULL,                  -- last listed; forgotten 35 days later
   found_by       TEXT NOT NULL,                     -- which sweep
   skipped        TEXT,                              -- why no sink gets it; NULL: some delivery exists
-  fetch_at       INTEGER,                           -- the detail is owed, not before this time
   fetch_failures INTEGER NOT NULL DEFAULT 0,
   fetch_trouble  TEXT
 ) STRICT;
-CREATE INDEX event_owed ON event (lane, fetch_at) WHERE fetch_at IS NOT NULL;
 CREATE INDEX event_listed ON event (listed_day);
 
 -- Further clinics that listed the same id.
@@ -88,12 +86,13 @@ CREATE TABLE delivery (
   event      INTEGER NOT NULL REFERENCES event ON DELETE CASCADE,
   sink       INTEGER NOT NULL,
   lane       INTEGER NOT NULL,             -- whose listing made it: the clinic that the sink is told
+  through    INTEGER NOT NULL,             -- who fetches its body: the event's lane
   ordinal    INTEGER NOT NULL DEFAULT 1,   -- a person's resend is a new row
   -- Not IN: for a list of six SQLite builds a table of its own at every row that is written.
   state      TEXT NOT NULL CHECK (state = 'queued' OR state = 'claimed' OR state = 'held'
                                   OR state = 'dead' OR state = 'done' OR state = 'skipped'),
   ready      INTEGER NOT NULL DEFAULT 0,   -- its body is here
-  due_at     INTEGER NOT NULL,             -- at first the event's created_at: the order of delivery
+  due_at     INTEGER NOT NULL,             -- at first the event's created_at: the order of fetching and of delivery
   attempts   INTEGER NOT NULL DEFAULT 0,   -- claims so far; the newest one may settle
   refusals   INTEGER NOT NULL DEFAULT 0,   -- answers of no: only these count towards max_attempts
   epoch      INTEGER,                      -- who claimed it
@@ -103,6 +102,7 @@ CREATE TABLE delivery (
   UNIQUE (event, sink, ordinal)
 ) STRICT;
 CREATE INDEX delivery_due ON delivery (sink, due_at, delivery) WHERE state = 'queued' AND ready = 1;
+CREATE INDEX delivery_owed ON delivery (through, due_at, event) WHERE state = 'queued' AND ready = 0;
 CREATE INDEX delivery_claimed ON delivery (sink) WHERE state = 'claimed';
 
 -- Requests spent, in blocks: a restart does not forget them.

@@ -116,32 +116,25 @@ struct Known {
 fn admit(c: &Connection, page: &Page) -> rusqlite::Result<Admitted> {
     let mut admitted = Admitted::default();
     let mut known = known(c, page)?;
+    // A page may list an id twice.
+    let mut new: HashMap<&str, Known> = HashMap::new();
     let today = day(page.now);
-    let listed_again = known.values().filter(|known| known.listed_day < today);
+    let all_known = known.iter().flatten();
+    let listed_again = all_known.filter(|known| known.listed_day < today);
     let listed_again = numbers(listed_again.map(|known| known.event.0));
     if !listed_again.is_empty() {
         c.prepare_cached("UPDATE event SET listed_day = ?1 WHERE event IN rarray(?2)")?
             .execute((today, listed_again))?;
     }
     let mut inserts = Inserts::prepare(c)?;
-    for (reference, sinks) in &page.events {
-        match known.get_mut(reference.id.as_str()) {
-            Some(known) => admit_known(
-                c,
-                &mut inserts,
-                page,
-                (reference, sinks),
-                known,
-                &mut admitted,
-            )?,
-            None => {
-                if let Some(new) =
-                    admit_new(c, &mut inserts, page, (reference, sinks), &mut admitted)?
-                {
-                    // A page may list an id twice.
-                    known.insert(reference.id.as_str().to_owned(), new);
-                }
-            }
+    for ((reference, sinks), known) in page.events.iter().zip(&mut known) {
+        let id = reference.id.as_str();
+        let event = (reference, sinks.as_slice());
+        if let Some(known) = known.as_mut().or_else(|| new.get_mut(id)) {
+            admit_known(c, &mut inserts, page, event, known, &mut admitted)?;
+        } else {
+            let unseen = admit_new(c, &mut inserts, page, event, &mut admitted)?;
+            new.extend(unseen.map(|known| (id, known)));
         }
     }
     for reference in &page.foreign {
@@ -154,25 +147,30 @@ fn admit(c: &Connection, page: &Page) -> rusqlite::Result<Admitted> {
     Ok(admitted)
 }
 
-fn known(c: &Connection, page: &Page) -> rusqlite::Result<HashMap<String, Known>> {
-    let ids = page
-        .events
-        .iter()
-        .map(|(reference, _)| reference.id.as_str());
-    let ids: Array = Rc::new(ids.map(|id| Value::Text(id.to_owned())).collect());
-    c.prepare_cached(
-        "SELECT id, event, lane, listed_day, found_by = 'backfill' FROM event WHERE id IN rarray(?1)",
-    )?
-    .query_map([ids], |row| {
-        let known = Known {
-            event: EventKey(row.get(1)?),
-            lane: LaneId(row.get(2)?),
-            listed_day: row.get(3)?,
-            by_job: row.get(4)?,
-        };
-        Ok((row.get(0)?, known))
-    })?
-    .collect()
+/// One for each event of the page, in their order: what is known is found by its place, not by its id again.
+fn known(c: &Connection, page: &Page) -> rusqlite::Result<Vec<Option<Known>>> {
+    let ids = page.events.iter();
+    let ids = ids.map(|(reference, _)| Value::Text(reference.id.as_str().to_owned()));
+    let ids: Array = Rc::new(ids.collect());
+    let mut known: Vec<Option<Known>> = page.events.iter().map(|_| None).collect();
+    let mut found = c.prepare_cached(
+        // CROSS: the ids are gone through in their order, and each is looked up.
+        "SELECT ids.rowid, event, lane, listed_day, found_by = 'backfill'
+         FROM rarray(?1) AS ids CROSS JOIN event ON event.id = ids.value",
+    )?;
+    let mut rows = found.query([ids])?;
+    while let Some(row) = rows.next()? {
+        let place = row.get::<_, usize>(0)?.checked_sub(1);
+        if let Some(known) = place.and_then(|place| known.get_mut(place)) {
+            *known = Some(Known {
+                event: EventKey(row.get(1)?),
+                lane: LaneId(row.get(2)?),
+                listed_day: row.get(3)?,
+                by_job: row.get(4)?,
+            });
+        }
+    }
+    Ok(known)
 }
 
 /// An id that was never seen before; `None` if it still is not.

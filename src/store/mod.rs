@@ -26,7 +26,7 @@ pub use owner::{Epoch, Owner, is_owned};
 pub use queue::{Unavailable, Work};
 pub use seal::{Opened, SealKey, Sealer, WrongKey};
 
-use queue::{Queue, Turn};
+use queue::{Closing, Queue, Turn};
 
 /// The database's name inside the state directory.
 const DATABASE: &str = "ledger.sqlite3";
@@ -135,11 +135,11 @@ impl Store {
             return Err(OpenError::Missing(path));
         }
         migrations::expect_newest(&connect(&path)?, &path)?;
-        Self::open(&path, app, key)
+        Self::open(&path, app, key).map(|(store, _)| store)
     }
 
     /// Opens or creates the database. The caller holds the owner's lock, or has seen that it exists.
-    fn open(path: &Path, app: &str, key: &SealKey) -> Result<Self, OpenError> {
+    fn open(path: &Path, app: &str, key: &SealKey) -> Result<(Self, Closing), OpenError> {
         let sealer = Sealer::new(key);
         let sqlite = |source| OpenError::Sqlite {
             path: path.to_owned(),
@@ -156,11 +156,15 @@ impl Store {
             path: path.to_owned(),
             source,
         };
-        Ok(Self {
-            writes: Queue::group_commit("ledger-write", writer).map_err(thread)?,
-            reads: Queue::read_only("ledger-read", reader).map_err(thread)?,
+        let (reads, reading) = Queue::read_only("ledger-read", reader).map_err(thread)?;
+        let (writes, closing) =
+            Queue::group_commit("ledger-write", writer, reading).map_err(thread)?;
+        let store = Self {
+            writes,
+            reads,
             sealer,
-        })
+        };
+        Ok((store, closing))
     }
 
     /// Runs `work` inside the next transaction and returns after that transaction is durable. An error of `work`

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use super::queue::Closing;
 use super::{DATABASE, OpenError, SealKey, Store, create_directory};
 
 /// The name of the lock file inside the state directory.
@@ -21,9 +22,11 @@ pub struct Epoch(pub i64);
 
 /// Proof that this process owns the state directory, as long as the value lives.
 pub struct Owner {
+    // In the order in which they are dropped: nobody else owns the directory before the database is closed.
     store: Store,
-    epoch: Epoch,
+    _closing: Closing,
     _lock: File,
+    epoch: Epoch,
 }
 
 impl Owner {
@@ -33,7 +36,7 @@ impl Owner {
         let lock = lock(directory)?;
         let path = directory.join(DATABASE);
         // The epoch is written on a connection of its own: the queue's threads do not run yet.
-        let store = Store::open(&path, app, key)?;
+        let (store, closing) = Store::open(&path, app, key)?;
         let epoch = super::connect(&path)?
             .query_row(
                 "UPDATE instance SET epoch = epoch + 1 RETURNING epoch",
@@ -43,8 +46,9 @@ impl Owner {
             .map_err(|source| OpenError::Sqlite { path, source })?;
         Ok(Self {
             store,
-            epoch: Epoch(epoch),
+            _closing: closing,
             _lock: lock,
+            epoch: Epoch(epoch),
         })
     }
 

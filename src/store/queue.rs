@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -101,13 +102,30 @@ type Piece = (Turn, Box<dyn Work>);
 pub(super) struct Queue(mpsc::Sender<Piece>);
 
 impl Queue {
-    /// A thread that writes in transactions.
-    pub(super) fn group_commit(name: &str, connection: Connection) -> io::Result<Self> {
-        Self::spawn(name, move |receiver| commit_batches(&connection, receiver))
+    /// A thread that writes in transactions. It closes its connection after `reading` has ended: whoever closes the last
+    /// one puts the write-ahead log away, and of two at once neither does; then the next start reads all of it.
+    pub(super) fn group_commit(
+        name: &str,
+        connection: Connection,
+        reading: JoinHandle<()>,
+    ) -> io::Result<(Self, Closing)> {
+        let (queue, thread) = Self::spawn(name, move |receiver| {
+            commit_batches(&connection, receiver);
+            // It can only have panicked, which closes its connection too.
+            drop(reading.join());
+        })?;
+        let closing = Closing {
+            senders: queue.0.downgrade(),
+            thread: Some(thread),
+        };
+        Ok((queue, closing))
     }
 
     /// A thread that only reads, each piece of work in one snapshot: no waiting for others' writes.
-    pub(super) fn read_only(name: &str, connection: Connection) -> io::Result<Self> {
+    pub(super) fn read_only(
+        name: &str,
+        connection: Connection,
+    ) -> io::Result<(Self, JoinHandle<()>)> {
         Self::spawn(name, move |mut receiver| {
             while let Some((_, mut work)) = receiver.blocking_recv() {
                 // An error is in the answer already. Without the transaction each statement would lock for itself.
@@ -122,12 +140,12 @@ impl Queue {
     fn spawn(
         name: &str,
         body: impl FnOnce(mpsc::Receiver<Piece>) + Send + 'static,
-    ) -> io::Result<Self> {
+    ) -> io::Result<(Self, JoinHandle<()>)> {
         let (sender, receiver) = mpsc::channel(WAITING);
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || body(receiver))?;
-        Ok(Self(sender))
+        Ok((Self(sender), thread))
     }
 
     /// Runs `work` on the thread; returns when its transaction is durable.
@@ -147,6 +165,24 @@ impl Queue {
             .await
             .map_err(|_| Unavailable::closed())?;
         answer.await.map_err(|_| Unavailable::closed())?
+    }
+}
+
+/// Dropped after the last [`Queue`], it waits until the thread has put everything away; while there are others, it does
+/// not.
+pub(super) struct Closing {
+    senders: mpsc::WeakSender<Piece>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if self.senders.strong_count() == 0
+            && let Some(thread) = self.thread.take()
+        {
+            // A panic has been reported by its own hook.
+            drop(thread.join());
+        }
     }
 }
 

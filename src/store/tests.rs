@@ -99,6 +99,16 @@ async fn a_second_owner_is_refused_and_each_owner_begins_a_new_epoch() {
 }
 
 #[test]
+fn an_owner_that_has_gone_leaves_no_log_for_the_next_start_to_read() {
+    for _ in 0..20 {
+        let directory = tempfile::tempdir().unwrap();
+        drop(Owner::take(directory.path(), "app", &key()).unwrap());
+        assert!(directory.path().join(DATABASE).exists());
+        assert!(!directory.path().join("ledger.sqlite3-wal").exists());
+    }
+}
+
+#[test]
 fn another_key_another_app_and_a_newer_schema_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     drop(Owner::take(directory.path(), "app", &key()).unwrap());

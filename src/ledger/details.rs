@@ -22,6 +22,8 @@ pub struct Owed {
     pub reference: Reference,
     /// Failed fetches so far.
     pub failures: u32,
+    /// The ledger says why it could not be fetched.
+    pub in_trouble: bool,
 }
 
 /// What a clinic is owed.
@@ -42,8 +44,8 @@ pub struct Detail {
     pub reference: Reference,
     /// What the retrieve gave.
     pub body: EventBody,
-    /// An earlier fetch has failed: the ledger says why.
-    pub failed_before: bool,
+    /// See [`Owed::in_trouble`]: that is over now.
+    pub in_trouble: bool,
 }
 
 /// A sink that can take deliveries at once.
@@ -210,7 +212,7 @@ fn keep(
     fetched: &[Detail],
     claimed: &[DueNow],
 ) -> rusqlite::Result<Vec<SinkId>> {
-    let mended = fetched.iter().filter(|detail| detail.failed_before);
+    let mended = fetched.iter().filter(|detail| detail.in_trouble);
     let mended = numbers(mended.map(|detail| detail.event.0));
     if !mended.is_empty() {
         c.prepare_cached("UPDATE event SET fetch_trouble = NULL WHERE event IN rarray(?1)")?
@@ -320,7 +322,8 @@ fn owed_to(
     });
     let whole = known_to.is_none() && all.len() <= limit;
     let mut of_event = c.prepare_cached(
-        "SELECT event, id, type, created_at, clinic_id, fetch_failures FROM event WHERE event = ?1",
+        "SELECT event, id, type, created_at, clinic_id, fetch_failures, fetch_trouble IS NOT NULL
+         FROM event WHERE event = ?1",
     )?;
     let oldest = all.into_iter().take(limit);
     let events = oldest.map(|(_, event)| of_event.query_row([event], owed));
@@ -346,5 +349,6 @@ fn owed(row: &Row<'_>) -> rusqlite::Result<Owed> {
                 .map_err(|_| damaged(4, "a malformed clinic id"))?,
         },
         failures: row.get(5)?,
+        in_trouble: row.get(6)?,
     })
 }

@@ -341,12 +341,12 @@ fn claim(
 ) -> rusqlite::Result<Vec<(Due, Option<Vec<u8>>)>> {
     let mut all = c.prepare_cached(
         "SELECT d.delivery, d.event, d.attempts, d.refusals, d.issued_at,
-                    e.id, e.type, e.created_at, l.clinic, e.clinic_id, b.sealed
-             FROM delivery d JOIN event e ON e.event = d.event JOIN lane l ON l.lane = d.lane
-                  LEFT JOIN body b ON b.event = d.event
-             WHERE d.sink = ?1 AND d.state = 'queued' AND d.ready = 1 AND d.due_at <= ?2
-               AND (e.event <= l.released OR e.admitted_at <= ?3)
-             ORDER BY d.due_at, d.delivery LIMIT ?4",
+                e.id, e.type, e.created_at, l.clinic, e.clinic_id, b.sealed
+         FROM delivery d JOIN event e ON e.event = d.event JOIN lane l ON l.lane = d.lane
+              LEFT JOIN body b ON b.event = d.event
+         WHERE d.sink = ?1 AND d.state = 'queued' AND d.ready = 1 AND d.due_at <= ?2
+           AND (e.event <= l.released OR e.admitted_at <= ?3)
+         ORDER BY d.due_at, d.delivery LIMIT ?4",
     )?;
     let all = all.query_map(
         (sink.0, ms(now), ms(now - LONGEST_WAIT_FOR_SWEEP), limit),

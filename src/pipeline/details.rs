@@ -105,7 +105,7 @@ impl Pipeline {
                             event: owed.event,
                             reference: owed.reference,
                             body,
-                            failed_before: owed.failures > 0,
+                            in_trouble: owed.in_trouble,
                         });
                         on_their_way.push(on_its_way);
                     }

@@ -246,7 +246,7 @@ mod tests {
                 clinic_id: None,
             },
             body: body(1),
-            failed_before: false,
+            in_trouble: false,
         };
         Waiting {
             details: vec![detail; details],

@@ -11,8 +11,8 @@ use fullscript_events::domain::{
     Reference, SinkName, Sweep,
 };
 use fullscript_events::ledger::{
-    Admitted, Claim, Detail, EventFilter, EventKey, Found, LaneId, Ledger, Page, Resend,
-    Settlement, SinkId, Taker,
+    Admitted, Claim, Detail, EventFilter, Found, LaneId, Ledger, Owed, Page, Resend, Settlement,
+    SinkId, Taker,
 };
 use fullscript_events::sinks::{Checkpoint, Resumed};
 use fullscript_events::store::{Owner, SealKey};
@@ -165,6 +165,8 @@ struct Event {
     by_job: bool,
     skipped: Option<&'static str>,
     body: bool,
+    /// Why it could not be fetched; over when it is.
+    trouble: Option<&'static str>,
 }
 
 /// What it knows of a delivery; its number is its place in the list, from 1.
@@ -212,6 +214,7 @@ impl Model {
                 by_job,
                 skipped: None,
                 body: false,
+                trouble: None,
             });
             let mut first_sighting = false;
             if !by_job {
@@ -426,8 +429,8 @@ impl Bench {
         self.ledger().admit(page).await.unwrap()
     }
 
-    /// The number of an event whose detail is owed.
-    async fn owed(&self, id: usize) -> Option<EventKey> {
+    /// An event, if its detail is owed.
+    async fn owed(&self, id: usize) -> Option<Owed> {
         let far = self.now + TimeDelta::days(9);
         for clinic in CLINICS {
             let clinic = ClinicName::new(clinic).unwrap();
@@ -437,11 +440,11 @@ impl Bench {
                 .await
                 .unwrap()
                 .events;
-            let found = owed
-                .iter()
-                .find(|owed| owed.reference.id.as_str() == IDS[id]);
-            if let Some(found) = found {
-                return Some(found.event);
+            let mut of_id = owed
+                .into_iter()
+                .filter(|owed| owed.reference.id.as_str() == IDS[id]);
+            if let Some(found) = of_id.next() {
+                return Some(found);
             }
         }
         None
@@ -474,9 +477,10 @@ impl Bench {
             Op::ListForeign { lane, id } => self.list_foreign(lane, id).await,
             Op::Fetched { id, takers } => self.fetched(id, &takers).await,
             Op::Gone(id) => {
-                if let Some(event) = self.owed(id).await {
+                if let Some(Owed { event, .. }) = self.owed(id).await {
                     let ledger = self.ledger();
                     ledger.fetch_gone(event, "gone", self.now).await.unwrap();
+                    self.model.events.get_mut(&id).unwrap().trouble = Some("gone");
                     self.model
                         .of(id)
                         .filter(|d| d.state == DeliveryState::Queued)
@@ -492,15 +496,16 @@ impl Bench {
     }
 
     async fn fetched(&mut self, id: usize, takers: &[usize]) {
-        let Some(event) = self.owed(id).await else {
+        let Some(owed) = self.owed(id).await else {
             return;
         };
+        self.model.events.get_mut(&id).unwrap().trouble = None;
         let body = EventBody::from_json(format!("{{\"id\":\"{}\"}}", IDS[id]));
         let detail = Detail {
-            event,
+            event: owed.event,
             reference: reference(id),
             body,
-            failed_before: false,
+            in_trouble: owed.in_trouble,
         };
         let of_sink = |&sink: &usize| Taker {
             sink: self.sinks[sink],
@@ -733,6 +738,7 @@ impl Bench {
         let mut issued = 0;
         for (row, (&id, event)) in rows.iter().zip(&self.model.events) {
             assert_eq!(row.skipped.as_deref(), event.skipped);
+            assert_eq!(row.fetch_trouble.as_deref(), event.trouble);
             assert_eq!(row.clinic, CLINICS[event.lane]);
             issued += row.deliveries.len();
             for found in &row.deliveries {
@@ -839,6 +845,27 @@ fn only_the_newest_claim_of_the_living_owner_may_settle() {
         history.extend([settle(), settle()]);
         replay(history);
     }
+}
+
+#[test]
+fn what_fullscript_does_not_have_is_in_trouble_until_it_has_it_again() {
+    let page = Listed {
+        lane: 0,
+        ids: vec![1],
+        sinks: vec![0],
+    };
+    replay([
+        Op::List {
+            page,
+            baseline: false,
+        },
+        Op::Gone(1),
+        Op::Resend { sink: 0, id: 1 },
+        Op::Fetched {
+            id: 1,
+            takers: vec![0],
+        },
+    ]);
 }
 
 #[test]

@@ -86,7 +86,7 @@ CREATE TABLE delivery (
   event      INTEGER NOT NULL REFERENCES event ON DELETE CASCADE,
   sink       INTEGER NOT NULL,
   lane       INTEGER NOT NULL,             -- whose listing made it: the clinic that the sink is told
-  through    INTEGER NOT NULL,             -- who fetches its body: the event's lane
+  through    INTEGER NOT NULL,             -- who fetches its body: at first the event's lane
   ordinal    INTEGER NOT NULL DEFAULT 1,   -- a person's resend is a new row
   -- Not IN: for a list of six SQLite builds a table of its own at every row that is written.
   state      TEXT NOT NULL CHECK (state = 'queued' OR state = 'claimed' OR state = 'held'

@@ -4,13 +4,15 @@
 //! holds. A page that is no page is the lane's trouble ([`Trouble::Contract`]); a single malformed event on a good
 //! page is reported beside the good ones, so that it costs nobody else's event.
 
+use bytes::Bytes;
 use chrono::{DateTime, NaiveDate, Utc};
+use ring::digest;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::api::budget::Share;
 use crate::api::{Api, Trouble};
-use crate::domain::{ClinicId, EventId, EventType, IdError, Lane, Reference};
+use crate::domain::{ClinicId, EventId, EventType, IdError, Lane, ListDigest, Reference};
 
 /// The vendor's largest page.
 const PAGE_SIZE: u32 = 100;
@@ -47,10 +49,41 @@ pub struct Listing {
     pub next: Option<u32>,
     /// Whether the page really is newest first: only then may a sweep stop before the end.
     pub descending: bool,
-    /// The server's clock.
-    pub server_now: Option<DateTime<Utc>>,
     /// The clinic that the grant is pinned to that asked for it, if it is yet.
     pub clinic_id: Option<ClinicId>,
+}
+
+/// A page as it came: not read yet, because most are the one of a minute ago.
+pub struct Page {
+    /// The server's clock.
+    pub server_now: Option<DateTime<Utc>>,
+    clinic_id: Option<ClinicId>,
+    lane: Lane,
+    number: u32,
+    body: Bytes,
+}
+
+impl Page {
+    /// Tells whether this page is another one than before; `None` before the grant is pinned. The clinic belongs to it,
+    /// because whose events these are depends on it, and the day, because the ledger notes on which day an event was
+    /// last listed.
+    pub fn digest(&self, today: NaiveDate) -> Option<ListDigest> {
+        let clinic_id = self.clinic_id.as_ref()?.as_str();
+        let mut context = digest::Context::new(&digest::SHA256);
+        // Neither holds a line break.
+        context.update(format!("{today}\n{clinic_id}\n").as_bytes());
+        context.update(&self.body);
+        context.finish().as_ref().try_into().ok().map(ListDigest)
+    }
+
+    /// What it says.
+    pub fn read(self) -> Result<Listing, Trouble> {
+        let (number, lane) = (self.number, self.lane);
+        let mut listing = read(&self.body, number)
+            .map_err(|problem| Trouble::Contract(format!("page {number} of {lane}: {problem}")))?;
+        listing.clinic_id = self.clinic_id;
+        Ok(listing)
+    }
 }
 
 #[derive(Deserialize)]
@@ -81,7 +114,7 @@ pub async fn page(
     days: Days,
     number: u32,
     share: Share,
-) -> Result<Listing, Trouble> {
+) -> Result<Page, Trouble> {
     let mut url = api.url(&["events", lane.category.as_str()]);
     url.query_pairs_mut()
         .append_pair("created_at", &days.filter())
@@ -90,11 +123,13 @@ pub async fn page(
         .append_pair("page[number]", &number.to_string())
         .append_pair("page[size]", &PAGE_SIZE.to_string());
     let reply = api.get(&lane.clinic, url, share, LARGEST_PAGE).await?;
-    let mut listing = read(&reply.body, number)
-        .map_err(|problem| Trouble::Contract(format!("page {number} of {lane}: {problem}")))?;
-    listing.server_now = reply.server_now();
-    listing.clinic_id = reply.clinic_id().cloned();
-    Ok(listing)
+    Ok(Page {
+        server_now: reply.server_now(),
+        clinic_id: reply.clinic_id().cloned(),
+        lane: lane.clone(),
+        number,
+        body: reply.body,
+    })
 }
 
 /// Reads a page. Errors never repeat the body: an HTML page may hold anything.
@@ -133,7 +168,6 @@ fn read(body: &[u8], number: u32) -> Result<Listing, String> {
         malformed,
         next,
         descending,
-        server_now: None,
         clinic_id: None,
     })
 }
@@ -160,6 +194,7 @@ fn reference(item: &RawValue) -> Result<Reference, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{Category, ClinicName};
 
     fn body(events: &str, next: &str) -> String {
         format!(r#"{{"events":[{events}],"meta":{{"next_page":{next}}},"more":1}}"#)
@@ -214,6 +249,29 @@ mod tests {
             listing.malformed.unwrap(),
             "event 2 of page 1: not the reference that the contract describes"
         );
+    }
+
+    #[test]
+    fn a_page_is_another_one_on_another_day_of_another_clinic_and_with_another_byte() {
+        let page = |body: &str, clinic_id: Option<&str>| Page {
+            server_now: None,
+            clinic_id: clinic_id.map(|id| ClinicId::new(id).unwrap()),
+            lane: Lane {
+                clinic: ClinicName::new("oak").unwrap(),
+                category: Category::new("patients").unwrap(),
+            },
+            number: 1,
+            body: Bytes::from(body.to_owned()),
+        };
+        let today: NaiveDate = "2026-03-20".parse().unwrap();
+        let digest = |body, clinic_id, day| page(body, clinic_id).digest(day);
+        let first = digest("{}", Some("c1"), today);
+        assert!(first.is_some());
+        assert_eq!(digest("{}", Some("c1"), today), first);
+        assert_ne!(digest("{} ", Some("c1"), today), first);
+        assert_ne!(digest("{}", Some("c2"), today), first);
+        assert_ne!(digest("{}", Some("c1"), today.succ_opt().unwrap()), first);
+        assert_eq!(digest("{}", None, today), None, "whose it is, is not known");
     }
 
     #[test]

@@ -200,6 +200,7 @@ mod tests {
             reconcile_at: now() + TimeDelta::hours(9),
             retry_at: None,
             failures: 0,
+            digest: None,
         }
     }
 

@@ -13,4 +13,4 @@ pub use delivery::{DeliveryId, DeliveryState, Outcome, Parcel};
 pub use event::{EventBody, EventType, Reference};
 pub use ids::{ClinicId, ClinicName, EventId, IdError, Lane, SinkName};
 pub use pattern::{Pattern, PatternError, Patterns};
-pub use sweep::Sweep;
+pub use sweep::{ListDigest, Sweep};

@@ -31,6 +31,11 @@ impl Sweep {
     }
 }
 
+/// What a lane's whole list was when all of it had been admitted: one page, to the byte, on one day, asked for with
+/// the grant of one clinic. While it is the same there is nothing in it to admit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListDigest(pub [u8; 32]);
+
 impl fmt::Display for Sweep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

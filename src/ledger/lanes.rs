@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{LaneId, Ledger, Query, SinkId, at, damaged, ms, numbers};
-use crate::domain::{Category, ClinicName, Lane, SinkName, Sweep};
+use crate::domain::{Category, ClinicName, Lane, ListDigest, SinkName, Sweep};
 use crate::store::Unavailable;
 
 /// What the ledger knows of a lane.
@@ -35,6 +35,8 @@ pub struct LaneState {
     pub retry_at: Option<DateTime<Utc>>,
     /// Failures in a row.
     pub failures: u32,
+    /// Of the list that has been admitted whole, if it was one page.
+    pub digest: Option<ListDigest>,
 }
 
 /// How a sweep ended well.
@@ -56,13 +58,15 @@ pub struct SweepEnd {
     pub reconcile_at: DateTime<Utc>,
     /// What could not be read of the list, in words.
     pub trouble: Option<String>,
+    /// Of the list, if it was one page and everything on it could be read.
+    pub digest: Option<ListDigest>,
 }
 
 /// No due time lies further ahead than this, but for a clock that was set back since.
 const FURTHEST: TimeDelta = TimeDelta::days(2);
 
 const COLUMNS: &str = "lane, clinic, category, issue_from, baseline_done, complete_to, sweep, sweep_newest, \
-                       sweep_reached, fast_at, deep_at, reconcile_at, retry_at, failures";
+                       sweep_reached, fast_at, deep_at, reconcile_at, retry_at, failures, digest";
 
 impl Ledger {
     /// Gives every lane of the configuration a row, and the numbers of all of them.
@@ -115,6 +119,11 @@ impl Ledger {
                 .collect()
             })
             .await
+    }
+
+    /// A sweep ended that listed what was admitted before, to the byte.
+    pub async fn end_sweep(&self, end: SweepEnd) -> Result<(), Unavailable> {
+        self.store.write_later(move |c| write_end(c, &end)).await
     }
 
     /// A sweep failed: it is due again at `retry_at`. The lane's mark and its place in the sweep stay. A wide sweep
@@ -215,7 +224,8 @@ pub(super) fn write_end(c: &Connection, end: &SweepEnd) -> rusqlite::Result<()> 
            released = coalesce((SELECT max(event) FROM event), 0),
            sweep = NULL, sweep_newest = NULL, sweep_reached = NULL,
            fast_at = ?3, deep_at = ?4, reconcile_at = ?5, polled_at = ?6,
-           failures = 0, retry_at = NULL, trouble = ?8, parked_at = NULL
+           failures = 0, retry_at = NULL, trouble = ?8, parked_at = NULL,
+           digest = coalesce(?9, digest)
          WHERE lane = ?7",
     )?
     .execute((
@@ -227,6 +237,7 @@ pub(super) fn write_end(c: &Connection, end: &SweepEnd) -> rusqlite::Result<()> 
         ms(end.ended_at),
         end.lane.0,
         &end.trouble,
+        end.digest.map(|digest| digest.0),
     ))
     .map(drop)
 }
@@ -257,5 +268,6 @@ fn lane_state(row: &Row<'_>) -> rusqlite::Result<LaneState> {
         reconcile_at: at(row.get(11)?),
         retry_at: row.get::<_, Option<i64>>(12)?.map(at),
         failures: row.get(13)?,
+        digest: row.get::<_, Option<_>>(14)?.map(ListDigest),
     })
 }

@@ -9,7 +9,7 @@ use crate::api::Trouble;
 use crate::api::budget::Share;
 use crate::config::FirstRun;
 use crate::decide::back_off;
-use crate::domain::{ClinicId, Lane, Reference, Sweep};
+use crate::domain::{ClinicId, Lane, ListDigest, Reference, Sweep};
 use crate::ledger::{Admitted, Found, JobLane, LaneState, Page, Progress, SinkId, SweepEnd};
 use crate::list::{self, Listing};
 use crate::schedule::{self, OVERLAP, Plan};
@@ -33,6 +33,8 @@ struct Swept {
     /// The first event that could not be read, in words. It ends no sweep: one bad record must not make a lane list
     /// its thirty days again and again, for as long as the vendor lists it.
     malformed: Option<String>,
+    /// Of the list, if one good page was all of it.
+    digest: Option<ListDigest>,
 }
 
 impl Pipeline {
@@ -60,16 +62,28 @@ impl Pipeline {
             server_now: None,
             ended_at: self.now(),
             malformed: None,
+            digest: None,
         };
         let mut issue_from = lane.issue_from;
         let mut descending = true;
         let mut seen = Vec::new();
         let mut number = 1;
         loop {
-            let listing =
-                list::page(&self.api, &lane.lane, plan.days, number, Share::Polling).await?;
+            let page = list::page(&self.api, &lane.lane, plan.days, number, Share::Polling).await?;
+            swept.server_now = page.server_now.or(swept.server_now);
+            swept.ended_at = self.now();
+            let digest = page
+                .digest(swept.ended_at.date_naive())
+                .filter(|_| number == 1);
+            if digest.is_some() && digest == lane.digest {
+                // Nearly every sweep ends here: all that it listed has been admitted today.
+                self.ledger
+                    .end_sweep(self.sweep_end(lane, plan.sweep, &swept))
+                    .await?;
+                return Ok(swept);
+            }
+            let listing = page.read()?;
             refuse_repetition(&mut seen, &listing, number)?;
-            swept.server_now = listing.server_now.or(swept.server_now);
             let server_now = swept.server_now.unwrap_or_else(|| self.now());
             if !lane.baseline_done && issue_from.is_none() {
                 let from = match self.first_run {
@@ -104,6 +118,9 @@ impl Pipeline {
                     .map(|mark| mark - OVERLAP),
             };
             swept.ended_at = self.now();
+            if listing.next.is_none() && swept.malformed.is_none() {
+                swept.digest = digest;
+            }
             let end = next
                 .is_none()
                 .then(|| self.sweep_end(lane, plan.sweep, &swept));
@@ -130,6 +147,7 @@ impl Pipeline {
             deep_at,
             reconcile_at,
             trouble: swept.malformed.clone(),
+            digest: swept.digest,
         }
     }
 
@@ -303,7 +321,8 @@ impl Pipeline {
         let mut seen = Vec::new();
         let mut number = 1;
         loop {
-            let listing = list::page(&self.api, &work.lane, days, number, Share::Backfill).await?;
+            let page = list::page(&self.api, &work.lane, days, number, Share::Backfill).await?;
+            let listing = page.read()?;
             refuse_repetition(&mut seen, &listing, number)?;
             let (_, oldest) = ends(&listing);
             let next = listing.next;

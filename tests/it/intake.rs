@@ -349,6 +349,52 @@ async fn another_clinics_event_is_quarantined_and_its_id_stays_free() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_is_the_one_of_a_minute_ago_is_read_again_only_the_next_day() {
+    let world = Stepped::begin(polling(&["patients"], EVERYTHING)).await;
+    let id = world.make("oak", "patient.created");
+    world.pass().await;
+    // What nobody can see from outside: whether the ledger was asked for it.
+    let forget = || {
+        let ledger = rusqlite::Connection::open(world.ledger_path()).unwrap();
+        let forgotten = ledger.execute("DELETE FROM event", ()).unwrap();
+        assert!(forgotten > 0);
+    };
+    forget();
+    let before = world.now();
+    world.pass_after(MINUTE).await;
+    assert_eq!(world.event(&id).await, None);
+    assert!(world.lane("oak", "patients").await.polled_at > Some(before));
+
+    let next = world.make("oak", "patient.created");
+    world.pass_after(MINUTE).await;
+    assert!(world.event(&id).await.is_some());
+    assert!(world.event(&next).await.is_some());
+
+    forget();
+    world.pass_after(MINUTE).await;
+    assert_eq!(world.event(&id).await, None);
+    world.pass_after(DAY).await;
+    assert!(world.event(&id).await.is_some(), "listed on another day");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_with_an_event_that_cannot_be_read_is_read_again_and_stays_in_trouble() {
+    let world = Stepped::begin(polling(&["patients"], EVERYTHING)).await;
+    world.make("oak", "patient.created");
+    world
+        .vendor
+        .make_event_in(world.id_of("oak"), "patients", "two\nlines", world.now());
+    for _ in 0..2 {
+        world.pass_after(MINUTE).await;
+        let lane = world.lane("oak", "patients").await;
+        assert!(
+            lane.trouble
+                .is_some_and(|words| words.contains("control character"))
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_missing_scope_parks_its_lane_only_and_is_probed_hourly() {
     let world = Stepped::begin(polling(&["patients", "orders"], EVERYTHING)).await;
     let oak = world.id_of("oak");

@@ -28,6 +28,7 @@ CREATE TABLE lane (
   retry_at      INTEGER,
   trouble       TEXT,                        -- the last failure, in words
   late          INTEGER NOT NULL DEFAULT 0,  -- events that only a later sweep found
+  digest        BLOB,                        -- of the last list that was one page, and admitted whole
   UNIQUE (clinic, category)
 ) STRICT;
 

@@ -97,8 +97,12 @@ pub struct Api {
     budget: Budget,
     clock: SharedClock,
     places: Places,
-    bearers: Mutex<HashMap<ClinicName, (Arc<Bearer>, Duration)>>,
+    bearers: Mutex<HashMap<ClinicName, Remembered>>,
 }
+
+/// A clinic's bearer, and since when it is remembered. Locked while it is asked for: of requests that begin together,
+/// one reads the vault.
+type Remembered = Arc<tokio::sync::Mutex<Option<(Arc<Bearer>, Duration)>>>;
 
 impl Api {
     /// `concurrency` is how many requests of one clinic may wait for an answer at once.
@@ -144,7 +148,7 @@ impl Api {
             .await
         {
             Err(Trouble::Unauthorized) => {
-                self.bearers().remove(clinic);
+                *self.remembered(clinic).lock().await = None;
                 let renewed = self
                     .tokens
                     .rejected(clinic, &bearer)
@@ -162,21 +166,25 @@ impl Api {
 
     /// The bearer of a moment ago, or the one that the grant gives now.
     async fn bearer(&self, clinic: &ClinicName) -> Result<Arc<Bearer>, TokenError> {
+        let remembered = self.remembered(clinic);
+        let mut remembered = remembered.lock().await;
         let now = self.clock.monotonic();
-        let found = self.bearers().get(clinic).cloned();
-        if let Some((bearer, since)) = found
-            && now.saturating_sub(since) < REMEMBERED
+        if let Some((bearer, since)) = &*remembered
+            && now.saturating_sub(*since) < REMEMBERED
         {
-            return Ok(bearer);
+            return Ok(Arc::clone(bearer));
         }
         let bearer = Arc::new(self.tokens.bearer(clinic).await?);
-        let remembered = (Arc::clone(&bearer), now);
-        self.bearers().insert(clinic.clone(), remembered);
+        *remembered = Some((Arc::clone(&bearer), now));
         Ok(bearer)
     }
 
-    fn bearers(&self) -> std::sync::MutexGuard<'_, HashMap<ClinicName, (Arc<Bearer>, Duration)>> {
-        self.bearers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn remembered(&self, clinic: &ClinicName) -> Remembered {
+        let mut bearers = self.bearers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(remembered) = bearers.get(clinic) {
+            return Arc::clone(remembered);
+        }
+        Arc::clone(bearers.entry(clinic.clone()).or_default())
     }
 
     async fn attempt(

@@ -58,16 +58,22 @@ impl Ledger {
         }
         let earlier = now.min(server_now);
         let before = day(earlier) - KEPT_DAYS;
+        let created_before = ms(earlier - TimeDelta::days(KEPT_DAYS));
         self.store
             .write(move |c| {
                 expire_bodies(c, earlier)?;
                 c.prepare_cached(
+                    // Events are numbered in the order in which they were admitted: the first that is not old ends the
+                    // search, which therefore needs no index that every admission would have to write.
                     "DELETE FROM event WHERE event IN (
-                       SELECT event FROM event e WHERE listed_day < ?1 AND created_at < ?3 AND NOT EXISTS
+                       SELECT event FROM event e
+                       WHERE listed_day < ?1 AND created_at < ?2
+                         AND event < coalesce((SELECT event FROM event WHERE admitted_at >= ?2 ORDER BY event LIMIT 1), 9223372036854775807)
+                         AND NOT EXISTS
                          (SELECT 1 FROM delivery d WHERE d.event = e.event AND d.state NOT IN ('done', 'skipped'))
-                       LIMIT ?2)",
+                       LIMIT ?3)",
                 )?
-                .execute((before, LARGEST_BATCH, ms(earlier - TimeDelta::days(KEPT_DAYS))))
+                .execute((before, created_before, LARGEST_BATCH))
                 .map(Pruned::Forgotten)
             })
             .await

@@ -17,9 +17,10 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 /// The most pieces of work in one transaction, and how long it takes more of them: bounds how long the first waits.
-/// While eight thousand events are admitted, the details of the first shall be fetched.
+/// While eight thousand events are admitted, the details of the first shall be fetched; but ids have no order, and
+/// each transaction that admits some writes most pages of their index.
 const LARGEST_BATCH: usize = 512;
-const LONGEST_BATCH: Duration = Duration::from_millis(4);
+const LONGEST_BATCH: Duration = Duration::from_millis(10);
 /// So long work that may wait has for others to join it.
 const GATHER: Duration = Duration::from_millis(2);
 /// How many pieces of work may wait before callers do.

@@ -48,7 +48,6 @@ CREATE TABLE event (
   fetch_failures INTEGER NOT NULL DEFAULT 0,
   fetch_trouble  TEXT
 ) STRICT;
-CREATE INDEX event_listed ON event (listed_day);
 
 -- Further clinics that listed the same id.
 CREATE TABLE sighting (
@@ -90,8 +89,8 @@ CREATE TABLE delivery (
   through    INTEGER NOT NULL,             -- who fetches its body: at first the event's lane
   ordinal    INTEGER NOT NULL DEFAULT 1,   -- a person's resend is a new row
   -- Not IN: for a list of six SQLite builds a table of its own at every row that is written.
-  state      TEXT NOT NULL CHECK (state = 'queued' OR state = 'claimed' OR state = 'held'
-                                  OR state = 'dead' OR state = 'done' OR state = 'skipped'),
+  state      TEXT NOT NULL CHECK (state = 'queued' OR state = 'claimed' OR state = 'done'
+                                  OR state = 'skipped' OR state = 'held' OR state = 'dead'),
   ready      INTEGER NOT NULL DEFAULT 0,   -- its body is here
   due_at     INTEGER NOT NULL,             -- at first the event's created_at: the order of fetching and of delivery
   attempts   INTEGER NOT NULL DEFAULT 0,   -- claims so far; the newest one may settle

@@ -528,29 +528,23 @@ fn settle_done(
     decided: &[(Stub, Decision)],
     now: DateTime<Utc>,
 ) -> rusqlite::Result<usize> {
-    // Nearly all are first attempts.
-    let mut by_attempt: BTreeMap<u32, Vec<&Stub>> = BTreeMap::new();
-    for (claim, decision) in decided {
-        if *decision == Decision::Done {
-            by_attempt
-                .entry(claim.facts.attempt)
-                .or_default()
-                .push(claim);
-        }
-    }
+    let mut settle = c.prepare_cached(
+        "UPDATE delivery SET state = 'done', reason = NULL, settled_at = ?1
+         WHERE delivery = ?2 AND state = 'claimed' AND epoch = ?3 AND attempts = ?4",
+    )?;
+    let done = || {
+        let done = decided
+            .iter()
+            .filter(|(_, decision)| *decision == Decision::Done);
+        done.map(|(claim, _)| claim)
+    };
     let mut changed = 0;
-    for (attempt, claims) in by_attempt {
-        let epoch = claims.first().map(|claim| claim.epoch.0);
-        let deliveries = numbers(claims.iter().map(|claim| claim.delivery.0));
-        changed += c
-            .prepare_cached(
-                "UPDATE delivery SET state = 'done', reason = NULL, settled_at = ?1
-                 WHERE delivery IN rarray(?2) AND state = 'claimed' AND epoch = ?3 AND attempts = ?4",
-            )?
-            .execute((ms(now), deliveries, epoch, attempt))?;
-        // Also of those that were claimed without a body: another delivery may have brought one since.
-        forget_bodies(c, &numbers(claims.iter().map(|claim| claim.event.0)))?;
+    for claim in done() {
+        let (delivery, attempt) = (claim.delivery.0, claim.facts.attempt);
+        changed += settle.execute((ms(now), delivery, claim.epoch.0, attempt))?;
     }
+    // Also of those that were claimed without a body: another delivery may have brought one since.
+    forget_bodies(c, &numbers(done().map(|claim| claim.event.0)))?;
     Ok(changed)
 }
 

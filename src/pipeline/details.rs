@@ -24,9 +24,9 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_hou
 /// How long a clinic's details are left alone when nothing of them could be fetched.
 const REST: Duration = Duration::from_secs(30);
 /// While so many events of a clinic are on their way, from the queue until they are kept, the ledger is not asked for
-/// more of them, and for how many it is asked at once.
-const ON_THE_WAY: usize = 512;
-const AT_ONCE: usize = 256;
+/// more of them, and for how many it is asked at once: it goes through those on their way again at each asking.
+const ON_THE_WAY: usize = 256;
+const AT_ONCE: usize = 512;
 /// How long past the 30-day edge a detail waits for its clinic's grant: the vendor does not serve it any more.
 const LONGEST_GRANT_TROUBLE: TimeDelta = TimeDelta::days(1);
 /// So many events in a row without an answer: it is not the event, it is the server.

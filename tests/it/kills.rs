@@ -108,6 +108,8 @@ fn whole_lines(world: &World) -> Vec<u8> {
 
 fn drain(world: &World, made: &[String]) {
     let mut daemon: Running = world.daemon();
+    // The last one that was killed may have left nothing to do: this one must not be stopped before it hears signals.
+    daemon.wait_for("polling");
     daemon.let_run_until(DRAINED_WITHIN, || world.is_drained(made));
     assert!(daemon.stop().success());
     let once = world.run(&["run", "--once"]);

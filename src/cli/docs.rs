@@ -88,6 +88,7 @@ mod tests {
           backfill     Deliver what a sink never had of the past
           status       Tell whether all is well, and if not, what mends it
           events       Look at events and their deliveries; send one again
+          deliveries   Look at deliveries that need you, and settle them
           sinks        Look at sinks; let a stopped one go on
           config       Check or create the configuration
           auth         Give, list and revoke the clinics' grants
@@ -118,6 +119,7 @@ mod tests {
             "fullscript-events.1",
             "fullscript-events-status.1",
             "fullscript-events-events-resend.1",
+            "fullscript-events-deliveries-done.1",
         ] {
             assert!(directory.path().join(page).exists(), "{page}");
         }

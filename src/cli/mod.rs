@@ -11,11 +11,13 @@
 mod auth;
 mod backfill;
 mod config;
+mod deliveries;
 mod demo;
 mod docs;
 mod events;
 mod output;
 mod run;
+mod session;
 mod simulate;
 mod sinks;
 mod status;
@@ -165,6 +167,8 @@ enum Command {
     Status(status::Args),
     /// Look at events and their deliveries; send one again.
     Events(events::Args),
+    /// Look at deliveries that need you, and settle them
+    Deliveries(deliveries::Args),
     /// Look at sinks; let a stopped one go on.
     Sinks(sinks::Args),
     /// Check or create the configuration.
@@ -199,6 +203,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Status(args) => status::run(&cli.config, &args),
         Command::Events(args) => events::run(&cli.config, args),
+        Command::Deliveries(args) => deliveries::run(&cli.config, args),
         Command::Sinks(args) => sinks::run(&cli.config, args),
         Command::Simulate(args) => simulate::run(args),
         Command::Completions(args) => docs::completions(&args),

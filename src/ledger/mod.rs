@@ -16,6 +16,7 @@
 //!
 //! There is no recovery code: what a crash leaves are rows that the next pass takes up by the same lines.
 
+mod choice;
 mod details;
 mod intake;
 mod jobs;
@@ -32,6 +33,7 @@ use rusqlite::vtab::array::Array;
 
 use crate::store::{Epoch, Store};
 
+pub use choice::{Choice, DeliveryFilter, DeliveryOf};
 pub use details::{Detail, Fetched, Owed, Owing, Taker};
 pub use intake::{Admitted, Found, Page, Progress};
 pub use jobs::{Asked, Job, JobLane, JobRequest, JobTotals};

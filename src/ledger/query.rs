@@ -291,7 +291,8 @@ fn resend(
 ) -> rusqlite::Result<Resend> {
     let before: Vec<DeliveryRow> = c
         .prepare_cached(&format!(
-            "{SELECT_DELIVERY} WHERE event = ?1 AND sink = ?2 ORDER BY ordinal DESC"
+            "SELECT {DELIVERY_COLUMNS} FROM delivery JOIN sink USING (sink)
+             WHERE event = ?1 AND sink = ?2 ORDER BY ordinal DESC"
         ))?
         .query_map((event.0, sink.0), delivery_row)?
         .collect::<rusqlite::Result<_>>()?;
@@ -324,9 +325,9 @@ const SELECT_EVENT: &str =
     "SELECT event, id, type, created_at, clinic, admitted_at, found_by, skipped, fetch_trouble
      FROM event JOIN lane USING (lane)";
 
-const SELECT_DELIVERY: &str =
-    "SELECT delivery, name, ordinal, state, attempts, due_at, settled_at, reason
-     FROM delivery JOIN sink USING (sink)";
+/// What [`delivery_row`] reads, of `delivery JOIN sink`.
+pub(super) const DELIVERY_COLUMNS: &str =
+    "delivery, name, ordinal, state, attempts, due_at, settled_at, reason";
 
 fn events(c: &Connection, filter: &EventFilter) -> rusqlite::Result<Vec<EventRow>> {
     let state = filter.state.map(|state| state.as_str().to_owned());
@@ -368,7 +369,8 @@ fn event_row(c: &Connection, row: &Row<'_>) -> rusqlite::Result<EventRow> {
     let event: i64 = row.get(0)?;
     let deliveries = c
         .prepare_cached(&format!(
-            "{SELECT_DELIVERY} WHERE event = ?1 ORDER BY name, ordinal"
+            "SELECT {DELIVERY_COLUMNS} FROM delivery JOIN sink USING (sink)
+             WHERE event = ?1 ORDER BY name, ordinal"
         ))?
         .query_map([event], delivery_row)?
         .collect::<rusqlite::Result<_>>()?;
@@ -385,7 +387,7 @@ fn event_row(c: &Connection, row: &Row<'_>) -> rusqlite::Result<EventRow> {
     })
 }
 
-fn delivery_row(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
+pub(super) fn delivery_row(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
     Ok(DeliveryRow {
         delivery: DeliveryId(row.get(0)?),
         sink: row.get(1)?,

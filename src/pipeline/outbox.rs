@@ -268,11 +268,13 @@ fn report(sink: &OpenSink, claim: &Claim, decision: &Decision) {
         }
         Decision::Held { reason } => tracing::error!(
             %sink, %event, attempt,
-            "may have been delivered: {reason}; held until a person decides (`fullscript-events events show {event}`)"
+            "may have been delivered: {reason}; held until a person decides (`fullscript-events deliveries show {delivery}`)",
+            delivery = claim.parcel.delivery,
         ),
         Decision::Dead { reason } => tracing::error!(
             %sink, %event, attempt,
-            "given up: {reason}; to send it again: `fullscript-events events resend {event} --sink {sink}`"
+            "given up: {reason}; to send it again: `fullscript-events deliveries retry {delivery}`",
+            delivery = claim.parcel.delivery,
         ),
     }
 }

@@ -122,6 +122,89 @@ async fn an_event_is_listed_shown_without_its_body_and_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_needs_a_person_is_listed_and_settled_as_the_person_says() {
+    let setup = |command: &str| Setup {
+        more: format!(
+            "[[sinks]]\nname = \"program\"\nkind = \"exec\"\nclinics = [\"*\"]\n\
+             command = [{command:?}]\nmax_attempts = 1\n"
+        ),
+        ..Setup::default()
+    };
+    let world = World::begin(Options::default(), setup("/bin/false")).await;
+    world.log_in().await;
+    let nothing = world.run(&["deliveries", "list"]);
+    assert_eq!(
+        out(&nothing),
+        "Nothing is held or dead: no delivery needs you.\n"
+    );
+    let oak = &world.clinic("oak").clinic_id;
+    world.vendor.make_events(3, oak, "patient.created");
+    world.cycle().await;
+    let list = || {
+        let list = world.run(&["deliveries", "list", "--json", "--sink", "program"]);
+        let list: Value = serde_json::from_slice(&list.stdout).unwrap();
+        list["deliveries"].as_array().unwrap().clone()
+    };
+    let dead = list();
+    assert_eq!(dead.len(), 3);
+    let number = |place: usize| dead[place]["delivery"].to_string();
+    let shown = world.run(&["deliveries", "show", &number(0)]);
+    let retry = format!("deliveries retry {}", number(0));
+    assert!(out(&shown).contains(&retry), "{}", out(&shown));
+    assert!(!out(&shown).contains("data"), "{}", out(&shown));
+
+    // Nothing is settled by a mistake.
+    let code = |args: &[&str]| world.run(&[&["deliveries"], args].concat()).status.code();
+    assert_eq!(code(&["done"]), Some(2));
+    assert_eq!(code(&["done", "999999"]), Some(4));
+    assert_eq!(code(&["done", &number(0), "999999"]), Some(4));
+    assert_eq!(code(&["done", "--sink", "progam", "--yes"]), Some(4));
+    assert_eq!(code(&["done", "--state", "done", "--yes"]), Some(2));
+    let counted = world.run(&["deliveries", "done", "--sink", "program"]);
+    assert!(
+        out(&counted).starts_with("3 deliveries: would be done now; nothing was changed."),
+        "{}",
+        out(&counted)
+    );
+    assert_eq!(list(), dead);
+
+    assert_eq!(code(&["done", &number(0)]), Some(0));
+    assert_eq!(code(&["drop", &number(1)]), Some(0));
+    assert_eq!(code(&["drop", &number(0)]), Some(3), "done is final");
+    assert_eq!(list(), [dead[2].clone()]);
+    world.write_config(&setup("/bin/true"));
+    let retried = world.run(&["deliveries", "retry", "--type", "patient.*", "--yes"]);
+    assert!(
+        out(&retried).starts_with("1 delivery: queued again.\nNo daemon runs"),
+        "{}",
+        out(&retried)
+    );
+    world.cycle().await;
+    assert!(list().is_empty());
+    let done = world.run(&[
+        "deliveries",
+        "list",
+        "--sink",
+        "program",
+        "--state",
+        "done",
+        "--json",
+    ]);
+    let done: Value = serde_json::from_slice(&done.stdout).unwrap();
+    let again = done["deliveries"].as_array().unwrap();
+    let again = again
+        .iter()
+        .find(|of| of["delivery"] == dead[2]["delivery"])
+        .unwrap();
+    assert_eq!(again["attempts"], 2, "the same delivery, attempted again");
+    let ledger = rusqlite::Connection::open(world.ledger_path()).unwrap();
+    let bodies: i64 = ledger
+        .query_row("SELECT count(*) FROM body", (), |row| row.get(0))
+        .unwrap();
+    assert_eq!(bodies, 0, "what is settled keeps no body");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn dead_deliveries_are_counted_first_and_sent_again_aloud() {
     let exec = "[[sinks]]\nname = \"program\"\nkind = \"exec\"\nclinics = [\"*\"]\n\
                 command = [\"/bin/false\"]\nmax_attempts = 1\n";

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use fullscript_events::domain::DeliveryState;
-use fullscript_events::ledger::{DeliveryRow, Resend};
+use fullscript_events::ledger::{Choice, DeliveryRow, Resend};
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -170,6 +170,43 @@ async fn a_receiver_that_fails_delays_no_other_sink_and_its_schedule_survives_a_
     assert_eq!(attempts, ["1", "2"]);
     let settled = only_delivery(&world, &id, "hook").await;
     assert_eq!(settled.state, DeliveryState::Done);
+    world.assert_all_shown_once();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_person_has_retried_is_the_same_delivery_with_a_new_patience() {
+    let hook = Receiver::start(Answer::Status(500)).await;
+    let sink = hook.sink("max_attempts = 2\ngive_up_after = \"2d\"");
+    let world = Stepped::begin(with_sinks(sink)).await;
+    let id = world.make("oak", "patient.created");
+    world.pass().await;
+    world.pass_after(HOUR).await;
+    let dead = only_delivery(&world, &id, "hook").await;
+    assert_eq!((dead.state, dead.attempts), (DeliveryState::Dead, 2));
+
+    world.clock.advance(3 * DAY);
+    let choose = async |choice| {
+        let (dead, now) = (vec![dead.delivery], world.now());
+        world
+            .ask(async |query| query.choose(choice, dead, now).await.unwrap())
+            .await
+    };
+    assert_eq!(choose(Choice::Retry).await, 1);
+    assert_eq!(choose(Choice::Drop).await, 0, "queued: it needs nobody now");
+    world.pass().await;
+    let again = only_delivery(&world, &id, "hook").await;
+    assert_eq!((again.state, again.attempts), (DeliveryState::Queued, 3));
+    hook.answers(Answer::Status(200));
+    world.pass_after(HOUR).await;
+    let done = only_delivery(&world, &id, "hook").await;
+    assert_eq!(done.state, DeliveryState::Done);
+    assert_eq!(done.delivery, dead.delivery);
+    let bodies: Vec<Bytes> = hook.got().into_iter().map(|got| got.body).collect();
+    assert!(
+        bodies.iter().all(|body| *body == bodies[0]),
+        "the same bytes"
+    );
+    assert_eq!(choose(Choice::Retry).await, 0, "done is final");
     world.assert_all_shown_once();
 }
 

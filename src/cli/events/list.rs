@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
+use super::super::CommandResult;
 use super::super::output::{Paint, Tone, ago, aligned, cells, print};
-use super::super::{CommandResult, Exit, Failure};
-use super::{SCHEMA, Session, delivery_state, event_json, state_failure};
+use super::super::session::{Session, delivery_state, state_failure};
+use super::{SCHEMA, event_json};
 use crate::domain::DeliveryState;
 use crate::ledger::{EventFilter, EventRow};
 
@@ -35,22 +36,10 @@ pub(super) struct Args {
 /// Runs `events list`.
 pub(super) async fn run(session: &Session, args: Args) -> CommandResult {
     if let Some(clinic) = &args.clinic {
-        let lanes = session
-            .query
-            .lanes(session.now)
-            .await
-            .map_err(state_failure)?;
-        let known = lanes.iter().any(|lane| lane.clinic == *clinic);
-        if !known && !session.clinics.contains(clinic) {
-            return Err(unknown("clinic", clinic, &session.clinics));
-        }
+        session.expect_clinic(clinic).await?;
     }
     if let Some(sink) = &args.sink {
-        let sinks = session.query.sinks().await.map_err(state_failure)?;
-        let known = sinks.iter().any(|row| row.name == *sink);
-        if !known && !session.sinks.contains(sink) {
-            return Err(unknown("sink", sink, &session.sinks));
-        }
+        session.expect_sink(sink).await?;
     }
     let filter = EventFilter {
         clinic: args.clinic,
@@ -67,16 +56,6 @@ pub(super) async fn run(session: &Session, args: Args) -> CommandResult {
         return print(&format!("{object:#}\n"));
     }
     print(&text(session, &events, limited))
-}
-
-pub(super) fn unknown(kind: &str, name: &str, known: &[String]) -> Failure {
-    Failure::new(
-        Exit::NotFound,
-        format!(
-            "there is no {kind} {name:?}; configured are: {}",
-            known.join(", ")
-        ),
-    )
 }
 
 fn text(session: &Session, events: &[EventRow], limited: bool) -> String {

@@ -9,12 +9,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::output::iso;
-use super::{CommandResult, Exit, Failure, configured, on_runtime, output};
-use crate::app;
-use crate::clock::{Clock as _, SystemClock};
+use super::session::Session;
+use super::{CommandResult, on_runtime};
 use crate::domain::DeliveryState;
-use crate::ledger::{DeliveryRow, EventRow, Query};
-use crate::store::{self, Unavailable};
+use crate::ledger::{DeliveryRow, EventRow};
 
 /// The version of what `--json` prints.
 const SCHEMA: u32 = 1;
@@ -36,45 +34,15 @@ enum Command {
     Resend(resend::Args),
 }
 
-/// What the three work with.
-struct Session {
-    query: Query,
-    now: chrono::DateTime<chrono::Utc>,
-    program: String,
-    running: bool,
-    clinics: Vec<String>,
-    sinks: Vec<String>,
-}
-
 /// Runs `events`.
 pub(super) fn run(path: &Path, args: Args) -> CommandResult {
-    let config = configured(path)?;
-    let session = Session {
-        query: Query::new(app::open_store(&config)?),
-        now: SystemClock::start().now(),
-        program: output::program(path),
-        running: store::is_owned(&config.state.directory).unwrap_or(false),
-        clinics: config.clinics.iter().map(|c| c.name.to_string()).collect(),
-        sinks: config.sinks.iter().map(|s| s.name.to_string()).collect(),
-    };
+    let session = Session::open(path)?;
     on_runtime(async {
         match args.command {
             Command::List(args) => list::run(&session, args).await,
             Command::Show(args) => show::run(&session, args).await,
             Command::Resend(args) => resend::run(&session, args).await,
         }
-    })
-}
-
-fn state_failure(error: Unavailable) -> Failure {
-    Failure::new(Exit::State, error)
-}
-
-/// Reads a delivery state from the command line.
-fn delivery_state(word: &str) -> Result<DeliveryState, String> {
-    DeliveryState::parse(word).ok_or_else(|| {
-        let words = DeliveryState::ALL.map(DeliveryState::as_str);
-        format!("one of {} is expected", words.join(", "))
     })
 }
 
@@ -92,7 +60,7 @@ fn event_json(event: &EventRow) -> Value {
     })
 }
 
-fn delivery_json(delivery: &DeliveryRow) -> Value {
+pub(super) fn delivery_json(delivery: &DeliveryRow) -> Value {
     let due = (delivery.state == DeliveryState::Queued).then(|| iso(delivery.due_at));
     json!({
         "delivery": delivery.delivery.0,

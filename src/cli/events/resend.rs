@@ -1,10 +1,9 @@
 //! `events resend`: a person decides that a sink gets an event once more.
 
 use super::super::output::{count, deliveries, print};
+use super::super::session::{Session, delivery_state, state_failure, unknown as unknown_name};
 use super::super::{CommandResult, Exit, Failure};
-use super::list::unknown as unknown_name;
 use super::show::unknown as unknown_event;
-use super::{Session, delivery_state, state_failure};
 use crate::domain::DeliveryState;
 use crate::ledger::Resend;
 
@@ -62,7 +61,7 @@ async fn one(session: &Session, id: String, sink: String) -> CommandResult {
     match resent.await.map_err(state_failure)? {
         Resend::Issued(delivery) => print(&format!(
             "Queued as delivery {delivery} to {sink}. {}\nHow it goes: {program} events show {id}\n",
-            next(session)
+            session.when_delivered()
         )),
         Resend::Open(open) => Err(Failure::new(
             Exit::Partial,
@@ -101,7 +100,7 @@ async fn many(session: &Session, state: DeliveryState, sink: String, limit: u32)
         count(resent, "event")
     )];
     if resent > 0 {
-        words.push(next(session));
+        words.push(session.when_delivered());
     }
     if left > 0 {
         words.push(format!(
@@ -124,15 +123,4 @@ async fn only_counted(session: &Session, state: DeliveryState, sink: &str) -> Co
         ));
     }
     print(&(words.join("\n") + "\n"))
-}
-
-fn next(session: &Session) -> String {
-    if session.running {
-        "The running daemon delivers within a minute.".to_owned()
-    } else {
-        format!(
-            "No daemon runs: it is delivered when one starts, or by `{} run --once`.",
-            session.program
-        )
-    }
 }

@@ -4,8 +4,9 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use super::super::output::{ago, aligned, cells, print, span, utc};
+use super::super::session::{Session, state_failure};
 use super::super::{CommandResult, Exit, Failure};
-use super::{SCHEMA, Session, event_json, state_failure};
+use super::{SCHEMA, event_json};
 use crate::domain::DeliveryState;
 use crate::ledger::{DeliveryRow, EventRow};
 
@@ -122,7 +123,10 @@ fn journey(
         DeliveryState::Queued => lines.push("  due      now".to_owned()),
         DeliveryState::Held => {
             lines.push("  held     it may have arrived: look at the receiver first".to_owned());
-            lines.push(resend);
+            lines.push(format!(
+                "  settle   {program} deliveries show {}",
+                delivery.delivery
+            ));
         }
         DeliveryState::Dead => lines.push(resend),
         DeliveryState::Claimed | DeliveryState::Done | DeliveryState::Skipped => {}

@@ -256,11 +256,11 @@ fn sinks_tell_what_is_stopped_dead_held_and_late() {
          `fullscript-events sinks accept archive`
            fullscript-events sinks accept archive
     ehr      0        -        2     3     1204
-      !  Held: they may have arrived. Look at the receiver; what is missing there is sent again by
-         `events resend`.
-           fullscript-events events list --sink ehr --state held
+      !  Held: they may have arrived. Look at the receiver, then settle them: `deliveries done`,
+         `retry` or `drop`.
+           fullscript-events deliveries list --sink ehr --state held
       !  Dead: given up after too many refusals. When the receiver is mended, send them again.
-           fullscript-events events resend --state dead --sink ehr --yes
+           fullscript-events deliveries retry --state dead --sink ehr --yes
     hook     42       3 h ago  0     0     1204
       !  Deliveries have waited for 3 h: connection refused.
            fullscript-events events list --sink hook --state queued

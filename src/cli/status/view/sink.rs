@@ -99,8 +99,8 @@ fn judge(snapshot: &Snapshot, row: &SinkRow, stale_after: TimeDelta) -> SinkView
         say(
             Severity::Warning,
             "held deliveries",
-            "Held: they may have arrived. Look at the receiver; what is missing there is sent again by `events resend`.".to_owned(),
-            Some(format!("events list --sink {name} --state held")),
+            "Held: they may have arrived. Look at the receiver, then settle them: `deliveries done`, `retry` or `drop`.".to_owned(),
+            Some(format!("deliveries list --sink {name} --state held")),
         );
     }
     if row.count(DeliveryState::Dead) > 0 {
@@ -109,7 +109,7 @@ fn judge(snapshot: &Snapshot, row: &SinkRow, stale_after: TimeDelta) -> SinkView
             "dead deliveries",
             "Dead: given up after too many refusals. When the receiver is mended, send them again."
                 .to_owned(),
-            Some(format!("events resend --state dead --sink {name} --yes")),
+            Some(format!("deliveries retry --state dead --sink {name} --yes")),
         );
     }
     view

@@ -1,0 +1,157 @@
+//! `deliveries show`: what is known of a delivery, and the commands that settle it.
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+
+use super::super::output::{ago, aligned, cells, print, utc};
+use super::super::session::{Session, state_failure};
+use super::super::{CommandResult, Exit, Failure};
+use super::{SCHEMA, to_json};
+use crate::domain::{DeliveryId, DeliveryState};
+use crate::ledger::{DeliveryFilter, DeliveryOf};
+
+/// Arguments of `deliveries show`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: fullscript-events deliveries show 42")]
+pub(super) struct Args {
+    /// The number of the delivery.
+    number: i64,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `deliveries show`.
+pub(super) async fn run(session: &Session, args: &Args) -> CommandResult {
+    let found = with_numbers(session, &[args.number]).await?;
+    let Some(of) = found.first() else {
+        return Err(unknown(session, args.number));
+    };
+    if args.json {
+        let object = json!({ "schema": SCHEMA, "delivery": to_json(of) });
+        return print(&format!("{object:#}\n"));
+    }
+    print(&text(of, session.now, &session.program))
+}
+
+/// Those of the deliveries with these numbers that there are.
+pub(super) async fn with_numbers(
+    session: &Session,
+    numbers: &[i64],
+) -> Result<Vec<DeliveryOf>, Failure> {
+    let filter = DeliveryFilter {
+        ids: Some(numbers.iter().copied().map(DeliveryId).collect()),
+        limit: u32::MAX,
+        ..DeliveryFilter::default()
+    };
+    let found = session.query.deliveries(filter).await;
+    found.map_err(state_failure)
+}
+
+pub(super) fn unknown(session: &Session, number: i64) -> Failure {
+    Failure::new(
+        Exit::NotFound,
+        format!(
+            "there is no delivery {number}: `{} deliveries list` shows those that need you",
+            session.program
+        ),
+    )
+}
+
+fn text(of: &DeliveryOf, now: DateTime<Utc>, program: &str) -> String {
+    let delivery = &of.delivery;
+    let number = delivery.delivery;
+    let when = |at: DateTime<Utc>| format!("{} ({})", utc(at), ago(at, now));
+    let mut rows = vec![
+        cells(["delivery", &format!("{number} to {}", delivery.sink)]),
+        cells(["state", delivery.state.as_str()]),
+        cells(["attempts", &delivery.attempts.to_string()]),
+    ];
+    if let Some(at) = delivery.settled_at {
+        rows.push(cells(["since", &when(at)]));
+    }
+    if let Some(reason) = &delivery.reason {
+        rows.push(cells(["reason", reason]));
+    }
+    rows.push(cells(["clinic", &of.clinic]));
+    rows.push(cells(["type", &of.event_type]));
+    rows.push(cells(["created", &when(of.created_at)]));
+    rows.push(cells(["event", &of.event]));
+    let mut lines = aligned(&rows);
+    lines.push(String::new());
+    match delivery.state {
+        DeliveryState::Held => {
+            lines.push("It may have arrived. Look at the receiver, then say one of:".to_owned());
+        }
+        DeliveryState::Dead => lines.push("It was given up. Say one of:".to_owned()),
+        DeliveryState::Queued
+        | DeliveryState::Claimed
+        | DeliveryState::Done
+        | DeliveryState::Skipped => {
+            lines.push(format!(
+                "It needs nobody. The event's journey: {program} events show {}",
+                of.event
+            ));
+            return lines.join("\n") + "\n";
+        }
+    }
+    let choices = [
+        ("it has arrived", "done"),
+        ("send it again", "retry"),
+        ("it shall not arrive", "drop"),
+    ];
+    let choices = choices.map(|(words, command)| {
+        vec![
+            format!("  {words}"),
+            format!("{program} deliveries {command} {number}"),
+        ]
+    });
+    lines.extend(aligned(&choices));
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+    use crate::ledger::DeliveryRow;
+
+    #[test]
+    fn what_is_held_names_the_three_commands_that_settle_it() {
+        let now = DateTime::UNIX_EPOCH + TimeDelta::days(20_000);
+        let ago = |minutes| now - TimeDelta::minutes(minutes);
+        let of = DeliveryOf {
+            delivery: DeliveryRow {
+                delivery: DeliveryId(42),
+                sink: "ehr".to_owned(),
+                ordinal: 1,
+                state: DeliveryState::Held,
+                attempts: 1,
+                due_at: ago(9),
+                settled_at: Some(ago(5)),
+                reason: Some("ran for longer than 60 s".to_owned()),
+            },
+            event: "e-1".to_owned(),
+            event_type: "order.placed".to_owned(),
+            created_at: ago(90),
+            clinic: "oak".to_owned(),
+        };
+        insta::assert_snapshot!(text(&of, now, "fullscript-events"), @r#"
+        delivery  42 to ehr
+        state     held
+        attempts  1
+        since     2024-10-03 23:55:00 UTC (5 min ago)
+        reason    ran for longer than 60 s
+        clinic    oak
+        type      order.placed
+        created   2024-10-03 22:30:00 UTC (90 min ago)
+        event     e-1
+
+        It may have arrived. Look at the receiver, then say one of:
+          it has arrived       fullscript-events deliveries done 42
+          send it again        fullscript-events deliveries retry 42
+          it shall not arrive  fullscript-events deliveries drop 42
+        "#);
+    }
+}

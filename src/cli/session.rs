@@ -1,0 +1,95 @@
+//! What the commands that look into the ledger work with: it is opened beside the daemon, and nothing is polled.
+
+use std::path::Path;
+
+use chrono::{DateTime, Utc};
+
+use super::{Exit, Failure, configured, output};
+use crate::app;
+use crate::clock::{Clock as _, SystemClock};
+use crate::domain::DeliveryState;
+use crate::ledger::Query;
+use crate::store::{self, Unavailable};
+
+/// An open ledger, and what the configuration names.
+pub(super) struct Session {
+    pub(super) query: Query,
+    pub(super) now: DateTime<Utc>,
+    /// How this program is called with this configuration.
+    pub(super) program: String,
+    /// Whether a daemon runs.
+    pub(super) running: bool,
+    pub(super) clinics: Vec<String>,
+    pub(super) sinks: Vec<String>,
+}
+
+impl Session {
+    /// Reads the configuration and opens the ledger.
+    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
+        let config = configured(path)?;
+        Ok(Self {
+            query: Query::new(app::open_store(&config)?),
+            now: SystemClock::start().now(),
+            program: output::program(path),
+            running: store::is_owned(&config.state.directory).unwrap_or(false),
+            clinics: config.clinics.iter().map(|c| c.name.to_string()).collect(),
+            sinks: config.sinks.iter().map(|s| s.name.to_string()).collect(),
+        })
+    }
+
+    /// Fails if neither the configuration nor the ledger knows this clinic.
+    pub(super) async fn expect_clinic(&self, clinic: &str) -> Result<(), Failure> {
+        let lanes = self.query.lanes(self.now).await.map_err(state_failure)?;
+        let mut known = lanes.iter().map(|lane| &lane.clinic).chain(&self.clinics);
+        if known.any(|known| known == clinic) {
+            return Ok(());
+        }
+        Err(unknown("clinic", clinic, &self.clinics))
+    }
+
+    /// Fails if neither the configuration nor the ledger knows this sink.
+    pub(super) async fn expect_sink(&self, sink: &str) -> Result<(), Failure> {
+        let rows = self.query.sinks().await.map_err(state_failure)?;
+        let mut known = rows.iter().map(|row| &row.name).chain(&self.sinks);
+        if known.any(|known| known == sink) {
+            return Ok(());
+        }
+        Err(unknown("sink", sink, &self.sinks))
+    }
+
+    /// When what was queued is going to be delivered.
+    pub(super) fn when_delivered(&self) -> String {
+        if self.running {
+            "The running daemon delivers within a minute.".to_owned()
+        } else {
+            format!(
+                "No daemon runs: it is delivered when one starts, or by `{} run --once`.",
+                self.program
+            )
+        }
+    }
+}
+
+/// A name that nobody knows.
+pub(super) fn unknown(kind: &str, name: &str, known: &[String]) -> Failure {
+    Failure::new(
+        Exit::NotFound,
+        format!(
+            "there is no {kind} {name:?}; configured are: {}",
+            known.join(", ")
+        ),
+    )
+}
+
+/// The ledger cannot be used.
+pub(super) fn state_failure(error: Unavailable) -> Failure {
+    Failure::new(Exit::State, error)
+}
+
+/// Reads a delivery state from the command line.
+pub(super) fn delivery_state(word: &str) -> Result<DeliveryState, String> {
+    DeliveryState::parse(word).ok_or_else(|| {
+        let words = DeliveryState::ALL.map(DeliveryState::as_str);
+        format!("one of {} is expected", words.join(", "))
+    })
+}

@@ -44,21 +44,41 @@ pub struct Config {
 
 impl Config {
     /// Every secret but the seal key, with the key of the file that refers to it: what a start must be able to read
-    /// as text. The seal key is read by [`SecretRef::read_key`].
-    pub fn secrets(&self) -> Vec<(String, &SecretRef)> {
-        let mut secrets = vec![("app.client_secret".to_owned(), &self.app.client_secret)];
+    /// as text, and what the text must be. The seal key is read by [`SecretRef::read_key`].
+    pub fn secrets(&self) -> Vec<(String, &SecretRef, Holds)> {
+        let app = "app.client_secret".to_owned();
+        let mut secrets = vec![(app, &self.app.client_secret, Holds::Text)];
         for (index, sink) in self.sinks.iter().enumerate() {
+            let mut add = |key, secret, holds| {
+                secrets.push((format!("sinks[{index}].{key}"), secret, holds));
+            };
             if let SinkKind::Webhook(webhook) = &sink.kind {
-                if let WebhookSignature::Fullscript(secret) = &webhook.signature {
-                    secrets.push((format!("sinks[{index}].secret"), secret));
+                match &webhook.signature {
+                    WebhookSignature::Fullscript(secret) => add("secret", secret, Holds::Text),
+                    WebhookSignature::Standard { secret, old_secret } => {
+                        add("secret", secret, Holds::SigningKey);
+                        if let Some(old) = old_secret {
+                            add("old_secret", old, Holds::SigningKey);
+                        }
+                    }
+                    WebhookSignature::None => {}
                 }
                 if let Some(challenge) = &webhook.challenge {
-                    secrets.push((format!("sinks[{index}].challenge"), challenge));
+                    add("challenge", challenge, Holds::Text);
                 }
             }
         }
         secrets
     }
+}
+
+/// What the text of a secret must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// Anything.
+    Text,
+    /// A key of Standard Webhooks.
+    SigningKey,
 }
 
 /// `[app]`: one Fullscript app (`fullscript-api.md` §3, §4).
@@ -292,6 +312,13 @@ pub enum WebhookFormat {
 pub enum WebhookSignature {
     /// `Fullscript-Signature`, exactly the vendor's (`fullscript-api.md` §6), with this secret.
     Fullscript(SecretRef),
+    /// As Standard Webhooks 1.0 says.
+    Standard {
+        /// The current key.
+        secret: SecretRef,
+        /// The one before, which signs too for as long as receivers may still verify with it.
+        old_secret: Option<SecretRef>,
+    },
     /// Not at all.
     None,
 }

@@ -7,6 +7,7 @@ pub mod fullscript;
 pub mod native;
 mod retry_after;
 pub mod signature;
+pub mod standard;
 
 pub use native::NotAnEvent;
 pub use retry_after::retry_after;

@@ -3,11 +3,12 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    Checkpoint, Delivered, ExecSink, FileSink, Orphan, Resumed, Secrets, Sink, StdoutError,
-    StdoutSink, Stopped, WebhookError, WebhookSink,
+    Checkpoint, Delivered, ExecSink, FileSink, Orphan, Resumed, Secrets, Signing, Sink,
+    StdoutError, StdoutSink, Stopped, WebhookError, WebhookSink,
 };
 use crate::config::{self, SecretRef, SinkKind, WebhookSignature};
 use crate::domain::{Parcel, SinkName};
+use crate::format::standard::{self, NotAKey};
 
 /// A sink of any kind.
 pub enum AnySink {
@@ -35,6 +36,22 @@ pub enum OpenError {
         #[source]
         source: config::Unreadable,
     },
+    /// A secret was read and is not the key that it should be.
+    #[error(
+        "sink {sink}: {setting}: {reference} holds no signing key: {source}; wanted is {}",
+        standard::WANTED
+    )]
+    Key {
+        /// The sink.
+        sink: SinkName,
+        /// Where the configuration refers to the secret.
+        setting: &'static str,
+        /// Where the secret is.
+        reference: SecretRef,
+        /// Why.
+        #[source]
+        source: NotAKey,
+    },
     /// Standard output is not fit for it.
     #[error("sink {sink}: {source}")]
     Stdout {
@@ -60,15 +77,12 @@ impl AnySink {
     /// file is opened only by [`Sink::resume`].
     pub fn open(sink: &config::Sink, http: &config::Http) -> Result<Self, OpenError> {
         let name = || sink.name.clone();
-        let secret = |setting, reference: Option<&SecretRef>| {
-            reference
-                .map(SecretRef::read)
-                .transpose()
-                .map_err(|source| OpenError::Secret {
-                    sink: name(),
-                    setting,
-                    source,
-                })
+        let secret = |setting, reference: &SecretRef| {
+            reference.read().map_err(|source| OpenError::Secret {
+                sink: name(),
+                setting,
+                source,
+            })
         };
         match &sink.kind {
             SinkKind::File(settings) => Ok(Self::File(FileSink::new(name(), settings.clone()))),
@@ -82,13 +96,37 @@ impl AnySink {
                     })
             }
             SinkKind::Webhook(settings) => {
-                let signing = match &settings.signature {
-                    WebhookSignature::Fullscript(secret) => Some(secret),
-                    WebhookSignature::None => None,
+                let key = |setting, reference: &SecretRef| {
+                    let text = secret(setting, reference)?;
+                    standard::Key::parse(&text).map_err(|source| OpenError::Key {
+                        sink: name(),
+                        setting,
+                        reference: reference.clone(),
+                        source,
+                    })
                 };
+                let signing = match &settings.signature {
+                    WebhookSignature::Fullscript(reference) => {
+                        Signing::Fullscript(secret("signature", reference)?)
+                    }
+                    WebhookSignature::Standard {
+                        secret: current,
+                        old_secret,
+                    } => {
+                        let mut keys = vec![key("secret", current)?];
+                        if let Some(old) = old_secret {
+                            keys.push(key("old_secret", old)?);
+                        }
+                        Signing::Standard(keys)
+                    }
+                    WebhookSignature::None => Signing::None,
+                };
+                let challenge = settings.challenge.as_ref();
                 let secrets = Secrets {
-                    signing: secret("signature", signing)?,
-                    challenge: secret("challenge", settings.challenge.as_ref())?,
+                    signing,
+                    challenge: challenge
+                        .map(|reference| secret("challenge", reference))
+                        .transpose()?,
                 };
                 WebhookSink::new(settings.clone(), secrets, http)
                     .map(|sink| Self::Webhook(Box::new(sink)))
@@ -154,15 +192,16 @@ impl Sink for AnySink {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
     use std::time::Duration;
 
     use super::*;
     use crate::config::{ClinicSelection, OnDoubt, WebhookFormat};
     use crate::domain::{Pattern, Patterns};
 
-    #[test]
-    fn a_secret_that_cannot_be_read_names_the_sink_and_the_setting() {
-        let sink = config::Sink {
+    fn sink(signature: WebhookSignature) -> config::Sink {
+        config::Sink {
             name: SinkName::new("ehr").unwrap(),
             clinics: ClinicSelection::All,
             matches: Patterns::new(vec![Pattern::new("*").unwrap()]),
@@ -172,18 +211,67 @@ mod tests {
             kind: SinkKind::Webhook(config::WebhookSink {
                 url: "http://localhost/".parse().unwrap(),
                 format: WebhookFormat::Native,
-                signature: WebhookSignature::Fullscript(SecretRef::Env(
-                    "NOBODY_SETS_THIS".to_owned(),
-                )),
+                signature,
                 challenge: None,
                 timeout: Duration::from_secs(1),
                 concurrency: 1,
                 allow_nets: Vec::new(),
                 insecure_http: false,
             }),
-        };
-        let http = config::Http::default();
-        let error = AnySink::open(&sink, &http).err().unwrap().to_string();
+        }
+    }
+
+    fn complaint(signature: WebhookSignature) -> String {
+        let opened = AnySink::open(&sink(signature), &config::Http::default());
+        opened.err().unwrap().to_string()
+    }
+
+    #[test]
+    fn a_secret_that_cannot_be_read_names_the_sink_and_the_setting() {
+        let nowhere = SecretRef::Env("NOBODY_SETS_THIS".to_owned());
+        let error = complaint(WebhookSignature::Fullscript(nowhere));
         assert!(error.starts_with("sink ehr: signature: "), "{error}");
+    }
+
+    #[test]
+    fn a_secret_that_is_no_signing_key_names_the_setting_and_is_not_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            SecretRef::File(path)
+        };
+        let good = file("good", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+        let bad = file("bad", "whsec_s3cr3t!");
+        let short = file("short", "whsec_czNjcjN0");
+        for (secret, old_secret, setting, words) in [
+            (
+                &bad,
+                None,
+                "secret",
+                "bad holds no signing key: its text is not base64",
+            ),
+            (
+                &good,
+                Some(&short),
+                "old_secret",
+                "short holds no signing key: it has 6 bytes",
+            ),
+        ] {
+            let error = complaint(WebhookSignature::Standard {
+                secret: secret.clone(),
+                old_secret: old_secret.cloned(),
+            });
+            assert!(
+                error.starts_with(&format!("sink ehr: {setting}: file /")),
+                "{error}"
+            );
+            assert!(error.contains(words), "{error}");
+            assert!(
+                !error.contains("s3cr3t") && !error.contains("czNj"),
+                "{error}"
+            );
+        }
     }
 }

@@ -21,7 +21,7 @@ pub use any::{AnySink, OpenError};
 pub use exec::ExecSink;
 pub use file::FileSink;
 pub use stdout::{StdoutError, StdoutSink};
-pub use webhook::{Secrets, WebhookError, WebhookSink};
+pub use webhook::{Secrets, Signing, WebhookError, WebhookSink};
 
 /// A sink that cannot go on until a person has looked: its deliveries wait, other sinks run on. The text says what
 /// was found, what was expected, and the command that mends it.

@@ -28,6 +28,7 @@ mod model;
 mod oracle;
 mod outbox;
 mod process;
+mod standard;
 mod stepped;
 mod systemd;
 mod world;

@@ -6,9 +6,11 @@ use serde_json::json;
 
 use super::{CommandResult, Exit, Failure};
 use crate::config::{
-    self, ClinicSelection, Config, FirstRun, Invalid, Loaded, Problem, Sink, show_duration,
+    self, ClinicSelection, Config, FirstRun, Holds, Invalid, Loaded, Problem, Sink, Unreadable,
+    show_duration,
 };
 use crate::domain::{Category, ClinicName, Pattern};
+use crate::format::standard;
 
 /// The version of what `--json` prints.
 const SCHEMA: u32 = 1;
@@ -24,8 +26,8 @@ pub(super) struct Args {
 /// Runs `config check`.
 pub(super) fn run(path: &Path, args: &Args) -> CommandResult {
     let checked = config::load(path).map(|mut loaded| {
-        let unreadable = unreadable(&loaded.config);
-        loaded.warnings.extend(unreadable);
+        let secrets = secrets(&loaded.config);
+        loaded.warnings.extend(secrets);
         loaded
     });
     match checked {
@@ -40,29 +42,38 @@ pub(super) fn run(path: &Path, args: &Args) -> CommandResult {
     Ok(Exit::Done)
 }
 
-/// The secrets that cannot be read from here. Warnings only: whoever checks is often not the service, which has
-/// credentials that nobody else has.
-fn unreadable(config: &Config) -> Vec<Problem> {
-    let seal_key = (
-        "state.seal_key".to_owned(),
-        config.state.seal_key.read_key().err(),
-    );
-    let others = config
-        .secrets()
-        .into_iter()
-        .map(|(key, secret)| (key, secret.read().err()));
-    std::iter::once(seal_key)
-        .chain(others)
-        .filter_map(|(key, error)| {
-            Some(Problem {
-                key,
-                line: None,
-                found: format!("cannot be read by this command: {}", error?),
-                wanted: "a secret that the service can read when it starts".to_owned(),
-                suggestion: None,
-            })
-        })
-        .collect()
+/// The secrets that cannot be used, as far as can be seen from here. Warnings only: whoever checks is often not the
+/// service, which has credentials that nobody else has.
+fn secrets(config: &Config) -> Vec<Problem> {
+    let seal_key = config.state.seal_key.read_key().err();
+    let seal_key = seal_key.map(|error| unreadable("state.seal_key".to_owned(), &error));
+    let others = config.secrets().into_iter();
+    let others = others.filter_map(|(key, secret, holds)| match (secret.read(), holds) {
+        (Err(error), _) => Some(unreadable(key, &error)),
+        (Ok(_), Holds::Text) => None,
+        (Ok(text), Holds::SigningKey) => {
+            let error = standard::Key::parse(&text).err()?;
+            let found = format!("{secret} holds no signing key: {error}");
+            Some(warning(key, found, standard::WANTED))
+        }
+    });
+    seal_key.into_iter().chain(others).collect()
+}
+
+fn unreadable(key: String, error: &Unreadable) -> Problem {
+    let found = format!("cannot be read by this command: {error}");
+    let wanted = "a secret that the service can read when it starts";
+    warning(key, found, wanted)
+}
+
+fn warning(key: String, found: String, wanted: &str) -> Problem {
+    Problem {
+        key,
+        line: None,
+        found,
+        wanted: wanted.to_owned(),
+        suggestion: None,
+    }
 }
 
 fn summary(path: &Path, loaded: &Loaded) -> String {
@@ -256,8 +267,36 @@ clinics = ["harbour"]
     #[test]
     fn secrets_that_only_the_service_can_read_are_warnings() {
         let loaded = config::parse(TWO_CLINICS, Path::new("config.toml")).unwrap();
-        let warnings = unreadable(&loaded.config);
+        let warnings = secrets(&loaded.config);
         let keys: Vec<_> = warnings.iter().map(|w| w.key.as_str()).collect();
         assert_eq!(keys, ["state.seal_key", "app.client_secret"]);
+    }
+
+    #[test]
+    fn a_signing_key_that_is_none_is_told_by_its_key_and_not_shown() {
+        let text = format!(
+            "{TWO_CLINICS}
+[[sinks]]
+name = \"portal\"
+kind = \"webhook\"
+clinics = [\"*\"]
+url = \"https://portal.example/hooks\"
+signature = \"standard\"
+secret = {{ env = \"CARGO_PKG_NAME\" }}
+old_secret = {{ file = \"/nowhere/old_secret\" }}
+"
+        );
+        let loaded = config::parse(&text, Path::new("config.toml")).unwrap();
+        let warnings = secrets(&loaded.config).split_off(2);
+        let words: Vec<_> = warnings.iter().map(Problem::to_string).collect();
+        insta::assert_snapshot!(words.join("\n"), @r"
+    sinks[2].secret
+      found:  environment variable CARGO_PKG_NAME holds no signing key: its text is not base64
+      wanted: whsec_ and base64 of 24 to 64 bytes, or whsk_ and base64 of an ed25519 seed (32 bytes, or 64 with the public key behind it)
+    sinks[2].old_secret
+      found:  cannot be read by this command: /nowhere/old_secret: No such file or directory (os error 2)
+      wanted: a secret that the service can read when it starts
+    ");
+        assert!(!words.concat().contains("fullscript-events"));
     }
 }

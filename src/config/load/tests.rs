@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Budget, FirstRun, OnDoubt};
+use crate::config::{Budget, FirstRun, Holds, OnDoubt, SecretRef};
 
 const EXAMPLE: &str = include_str!("../../../config.example.toml");
 
@@ -485,4 +485,72 @@ fn whatever_value_is_wrong_there_is_a_problem_that_says_so() {
         }
     }
     assert!(refused > 300, "{refused}");
+}
+
+#[test]
+fn a_standard_webhook_has_a_secret_and_may_have_an_old_one() {
+    let sink = |more: &str| {
+        format!(
+            "[[sinks]]\nname = \"a\"\nkind = \"webhook\"\nurl = \"https://ehr.example/\"\n{more}\n"
+        )
+    };
+    let config = good(&sink(
+        r#"signature = "standard"
+secret = { env = "NEW" }
+old_secret = { env = "OLD" }"#,
+    ));
+    let reference = |name: &str| SecretRef::Env(name.to_owned());
+    assert_eq!(
+        config.secrets()[1..],
+        [
+            (
+                "sinks[0].secret".to_owned(),
+                &reference("NEW"),
+                Holds::SigningKey
+            ),
+            (
+                "sinks[0].old_secret".to_owned(),
+                &reference("OLD"),
+                Holds::SigningKey
+            ),
+        ]
+    );
+    let one = good(&sink(
+        "signature = \"standard\"\nsecret = { env = \"NEW\" }",
+    ));
+    assert_eq!(one.secrets().len(), 2);
+
+    let mut said = Vec::new();
+    for more in [
+        "signature = \"standard\"",
+        "signature = \"standard\"\nsecret = { env = \"NEW\" }\nold_secret = \"s3cr3t\"",
+        "signature = \"none\"\nold_secret = { env = \"OLD\" }",
+        "secret = { env = \"NEW\" }\nold_secret = { env = \"OLD\" }",
+        // What goes with a scheme that is mistyped is not judged.
+        "signature = \"standrad\"\nsecret = { env = \"NEW\" }\nold_secret = { env = \"OLD\" }",
+    ] {
+        let invalid = with(&sink(more)).unwrap_err();
+        assert_eq!(invalid.problems.len(), 1, "{invalid}");
+        said.push(invalid.problems[0].to_string());
+    }
+    let said = said.join("\n");
+    assert!(!said.contains("s3cr3t"), "{said}");
+    insta::assert_snapshot!(said, @r#"
+    sinks[0].secret (line 12)
+      found:  nothing
+      wanted: where the signing secret is, such as { credential = "chart_secret" }, or signature = "none"
+    sinks[0].old_secret (line 18)
+      found:  a text that would be the secret itself (not shown)
+      wanted: a reference, since secrets never stand in this file: { credential = "NAME" } (systemd), { file = "/PATH" } or { env = "VARIABLE" }
+    sinks[0].old_secret (line 17)
+      found:  an old_secret beside signature = "none"
+      wanted: an old_secret only with signature = "standard", which alone can sign with two
+    sinks[0].old_secret (line 17)
+      found:  an old_secret beside signature = "fullscript"
+      wanted: an old_secret only with signature = "standard", which alone can sign with two
+    sinks[0].signature (line 16)
+      found:  "standrad"
+      wanted: one of fullscript, standard, none
+      did you mean "standard"?
+    "#);
 }

@@ -1,5 +1,5 @@
 //! An HTTP POST per event: the same id and the same bytes on every attempt, signed as Fullscript signs its own
-//! webhooks (`fullscript-api.md` §6), so that the receiver can tell a repetition.
+//! webhooks (`fullscript-api.md` §6) or as Standard Webhooks does, so that the receiver can tell a repetition.
 //!
 //! It prevents counting a failure as delivered, and calling something *not sent* that may have arrived: only failures
 //! from before the request was written are that.
@@ -22,7 +22,7 @@ use super::address::{NetError, Policy, Refused};
 use super::{Delivered, Sink, Stopped};
 use crate::config::{self, WebhookFormat};
 use crate::domain::{Outcome, Parcel};
-use crate::format::{NotAnEvent, fullscript, native, signature};
+use crate::format::{NotAnEvent, fullscript, native, signature, standard};
 use crate::http as client;
 
 /// How long a connection may take to open, if the sink's time-out is not shorter.
@@ -48,9 +48,21 @@ pub enum WebhookError {
 #[derive(Default)]
 pub struct Secrets {
     /// Signs each attempt, if it is to be signed.
-    pub signing: Option<SecretString>,
+    pub signing: Signing,
     /// What the receiver must echo, if it must.
     pub challenge: Option<SecretString>,
+}
+
+/// What signs an attempt.
+#[derive(Default)]
+pub enum Signing {
+    /// Nothing.
+    #[default]
+    None,
+    /// The secret of a signature like Fullscript's.
+    Fullscript(SecretString),
+    /// The keys of Standard Webhooks, the current one first.
+    Standard(Vec<standard::Key>),
 }
 
 /// The sink of `kind = "webhook"`.
@@ -125,8 +137,20 @@ impl WebhookSink {
             // As bytes: an id of the vendor may be more than ASCII.
             .header("x-event-id", parcel.event.as_str().as_bytes())
             .header("x-delivery-attempt", parcel.attempt);
-        if let Some(secret) = &self.secrets.signing {
-            request = request.header(signature::HEADER, signature::fullscript(secret, now, &body));
+        match &self.secrets.signing {
+            Signing::None => {}
+            Signing::Fullscript(secret) => {
+                request =
+                    request.header(signature::HEADER, signature::fullscript(secret, now, &body));
+            }
+            Signing::Standard(keys) => {
+                let id = standard::id(parcel.delivery, &parcel.event);
+                let signatures = standard::signatures(keys, &id, now, &body);
+                request = request
+                    .header(standard::ID, id)
+                    .header(standard::TIMESTAMP, now.timestamp())
+                    .header(standard::SIGNATURE, signatures);
+            }
         }
         match request.body(body).send().await {
             Ok(response) => verdict::answered(response, self.secrets.challenge.as_ref(), now).await,

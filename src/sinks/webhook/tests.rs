@@ -195,10 +195,11 @@ async fn with_a_challenge_only_its_echo_in_a_200_or_201_is_a_yes() {
     assert_eq!(kind(&outcome).0, "doubt");
 }
 
-#[tokio::test]
-async fn each_attempt_has_the_same_bytes_and_a_signature_of_its_own_time() {
-    let seen: Arc<Mutex<Vec<(HeaderMap, Bytes)>>> = Arc::default();
-    let kept = Arc::clone(&seen);
+type Seen = Arc<Mutex<Vec<(HeaderMap, Bytes)>>>;
+
+/// A receiver that keeps what it is sent: its URL.
+async fn keeping_receiver(seen: &Seen, tasks: &mut JoinSet<()>) -> String {
+    let kept = Arc::clone(seen);
     let router = Router::new().fallback(move |headers: HeaderMap, body: Bytes| async move {
         let mut seen = kept.lock().unwrap_or_else(PoisonError::into_inner);
         seen.push((headers, body));
@@ -209,12 +210,18 @@ async fn each_attempt_has_the_same_bytes_and_a_signature_of_its_own_time() {
         "http://localhost:{}/hook",
         listener.local_addr().unwrap().port()
     );
-    let mut tasks = JoinSet::new();
     tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    url
+}
 
+#[tokio::test]
+async fn each_attempt_has_the_same_bytes_and_a_signature_of_its_own_time() {
+    let seen = Seen::default();
+    let mut tasks = JoinSet::new();
+    let url = keeping_receiver(&seen, &mut tasks).await;
     for format in [WebhookFormat::Fullscript, WebhookFormat::Native] {
         let secrets = Secrets {
-            signing: Some("key".into()),
+            signing: Signing::Fullscript("key".into()),
             ..Secrets::default()
         };
         let settings = config::WebhookSink {
@@ -242,5 +249,45 @@ async fn each_attempt_has_the_same_bytes_and_a_signature_of_its_own_time() {
             headers["fullscript-signature"],
             signature::fullscript(&"key".into(), at(attempt), body)
         );
+    }
+}
+
+#[tokio::test]
+async fn a_standard_webhook_has_one_id_and_on_each_attempt_its_time_and_a_signature_by_each_key() {
+    let seen = Seen::default();
+    let mut tasks = JoinSet::new();
+    let url = keeping_receiver(&seen, &mut tasks).await;
+    let keys = || {
+        let secrets = [
+            "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "b2xkIGtleSBvZiB0d2VudHktZm91ciBi",
+        ]
+        .into_iter();
+        let keys = secrets.map(|secret| standard::Key::parse(&secret.into()).ok().unwrap());
+        keys.collect::<Vec<_>>()
+    };
+    let secrets = Secrets {
+        signing: Signing::Standard(keys()),
+        ..Secrets::default()
+    };
+    let settings = config::WebhookSink {
+        timeout: Duration::from_secs(5),
+        ..settings(&url)
+    };
+    let sink = WebhookSink::new(settings, secrets, &config::Http::default()).unwrap();
+    for attempt in 1..=2 {
+        let delivered = sink.deliver(&[parcel(attempt)], at(attempt.into())).await;
+        assert_eq!(delivered.unwrap().outcomes, [Outcome::Yes]);
+    }
+    let id = standard::id(DeliveryId(7), &EventId::new("e-7").unwrap());
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 2);
+    for ((headers, body), attempt) in seen.iter().zip(1..) {
+        assert_eq!(headers["x-event-id"], "e-7");
+        assert_eq!(headers["webhook-id"], id);
+        assert_eq!(headers["webhook-timestamp"], attempt.to_string());
+        let signatures = standard::signatures(&keys(), &id, at(attempt), body);
+        assert_eq!(headers["webhook-signature"], signatures);
+        assert!(!headers.contains_key(signature::HEADER));
     }
 }

@@ -7,7 +7,9 @@ use super::super::poll::concurrency;
 use super::super::values::{self, span};
 use crate::config::duration::DAY;
 use crate::config::file::{Field, Section};
-use crate::config::{ExecSink, FileSink, SinkKind, WebhookFormat, WebhookSignature, WebhookSink};
+use crate::config::{
+    ExecSink, FileSink, SecretRef, SinkKind, WebhookFormat, WebhookSignature, WebhookSink,
+};
 
 /// A sink's `kind`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,7 @@ const KEYS: [(&str, &[&str]); 4] = [
             "format",
             "signature",
             "secret",
+            "old_secret",
             "challenge",
             "timeout",
             "concurrency",
@@ -181,22 +184,37 @@ fn webhook(section: &Section<'_>) -> Option<WebhookSink> {
     })
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Scheme {
     Fullscript,
+    Standard,
     None,
 }
 
+const SCHEMES: [(&str, Scheme); 3] = [
+    ("fullscript", Scheme::Fullscript),
+    ("standard", Scheme::Standard),
+    ("none", Scheme::None),
+];
+
 fn signature(section: &Section<'_>) -> Option<WebhookSignature> {
-    let schemes = [("fullscript", Scheme::Fullscript), ("none", Scheme::None)];
-    let scheme = section.or("signature", Scheme::Fullscript, |field| {
-        values::choice(field, &schemes)
+    let said = section.field("signature");
+    let scheme = said.as_ref().map_or(Some(Scheme::Fullscript), |field| {
+        values::choice(field, &SCHEMES)
     });
-    match (scheme, section.field("secret")) {
+    let old_secret = old_secret(section, scheme);
+    match (
+        scheme.unwrap_or(Scheme::Fullscript),
+        section.field("secret"),
+    ) {
         (Scheme::Fullscript, Some(field)) => {
             values::secret(&field).map(WebhookSignature::Fullscript)
         }
-        (Scheme::Fullscript, None) => {
+        (Scheme::Standard, Some(field)) => Some(WebhookSignature::Standard {
+            secret: values::secret(&field)?,
+            old_secret,
+        }),
+        (Scheme::Fullscript | Scheme::Standard, None) => {
             section.missing(
                 "secret",
                 "where the signing secret is, such as { credential = \"chart_secret\" }, or signature = \"none\"",
@@ -211,6 +229,22 @@ fn signature(section: &Section<'_>) -> Option<WebhookSignature> {
             None
         }
     }
+}
+
+/// The secret before the current one. Not judged beside a scheme that could not be read.
+fn old_secret(section: &Section<'_>, scheme: Option<Scheme>) -> Option<SecretRef> {
+    let field = section.field("old_secret")?;
+    let other = SCHEMES
+        .iter()
+        .find(|(_, other)| Some(*other) == scheme && *other != Scheme::Standard);
+    if let Some((name, _)) = other {
+        field.place.problem(
+            format_args!("an old_secret beside signature = \"{name}\""),
+            "an old_secret only with signature = \"standard\", which alone can sign with two",
+        );
+        return None;
+    }
+    values::secret(&field)
 }
 
 fn nets(field: &Field<'_>) -> Option<Vec<String>> {

@@ -305,6 +305,8 @@ pub enum WebhookFormat {
     Fullscript,
     /// This program's own shape, the same as a line of a file sink.
     Native,
+    /// As [CloudEvents](https://cloudevents.io) 1.0 says, in structured mode.
+    CloudEvents,
 }
 
 /// How a webhook is signed.

@@ -38,7 +38,6 @@ struct Event<'a> {
 /// `{"delivery":"123","id":…,"type":…,"created_at":…,"clinic":…,"clinic_id":…|null,"data":…}`, without a newline at
 /// its end; those inside `data` are the vendor's.
 pub fn body(parcel: &Parcel) -> Result<Vec<u8>, NotAnEvent> {
-    let mut body = Vec::with_capacity(parcel.body.as_json().len() + ENVELOPE);
     let native = Native {
         delivery: parcel.delivery.to_string(),
         id: parcel.event.as_str(),
@@ -49,11 +48,17 @@ pub fn body(parcel: &Parcel) -> Result<Vec<u8>, NotAnEvent> {
         clinic: parcel.clinic.as_str(),
         clinic_id: parcel.clinic_id.as_ref().map(ClinicId::as_str),
     };
-    serde_json::to_writer(&mut body, &native).map_err(|_: serde_json::Error| NotAnEvent)?;
+    with_data(&native, &parcel.body)
+}
+
+/// An object that has members, and `data` behind them.
+pub(super) fn with_data(head: &impl Serialize, event: &EventBody) -> Result<Vec<u8>, NotAnEvent> {
+    let mut body = Vec::with_capacity(event.as_json().len() + ENVELOPE);
+    serde_json::to_writer(&mut body, head).map_err(|_: serde_json::Error| NotAnEvent)?;
     // The object is opened again for its last member, which goes in as it is.
     body.pop();
     body.extend_from_slice(br#","data":"#);
-    body.extend_from_slice(data(&parcel.body)?.as_bytes());
+    body.extend_from_slice(data(event)?.as_bytes());
     body.push(b'}');
     Ok(body)
 }

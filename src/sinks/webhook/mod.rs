@@ -22,7 +22,7 @@ use super::address::{NetError, Policy, Refused};
 use super::{Delivered, Sink, Stopped};
 use crate::config::{self, WebhookFormat};
 use crate::domain::{Outcome, Parcel};
-use crate::format::{NotAnEvent, fullscript, native, signature, standard};
+use crate::format::{NotAnEvent, cloudevents, fullscript, native, signature, standard};
 use crate::http as client;
 
 /// How long a connection may take to open, if the sink's time-out is not shorter.
@@ -112,6 +112,14 @@ impl WebhookSink {
         match self.settings.format {
             WebhookFormat::Fullscript => Ok(fullscript::body(&parcel.body)),
             WebhookFormat::Native => native::body(parcel),
+            WebhookFormat::CloudEvents => cloudevents::body(parcel),
+        }
+    }
+
+    fn content_type(&self) -> &'static str {
+        match self.settings.format {
+            WebhookFormat::Fullscript | WebhookFormat::Native => "application/json",
+            WebhookFormat::CloudEvents => cloudevents::CONTENT_TYPE,
         }
     }
 
@@ -133,7 +141,7 @@ impl WebhookSink {
         let mut request = self
             .client
             .post(self.settings.url.clone())
-            .header(CONTENT_TYPE, "application/json")
+            .header(CONTENT_TYPE, self.content_type())
             // As bytes: an id of the vendor may be more than ASCII.
             .header("x-event-id", parcel.event.as_str().as_bytes())
             .header("x-delivery-attempt", parcel.attempt);

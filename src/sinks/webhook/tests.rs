@@ -219,7 +219,11 @@ async fn each_attempt_has_the_same_bytes_and_a_signature_of_its_own_time() {
     let seen = Seen::default();
     let mut tasks = JoinSet::new();
     let url = keeping_receiver(&seen, &mut tasks).await;
-    for format in [WebhookFormat::Fullscript, WebhookFormat::Native] {
+    for format in [
+        WebhookFormat::Fullscript,
+        WebhookFormat::Native,
+        WebhookFormat::CloudEvents,
+    ] {
         let secrets = Secrets {
             signing: Signing::Fullscript("key".into()),
             ..Secrets::default()
@@ -239,10 +243,19 @@ async fn each_attempt_has_the_same_bytes_and_a_signature_of_its_own_time() {
     let bodies: Vec<_> = seen.iter().map(|(_, body)| body.as_ref()).collect();
     let fullscript = format!("{{\"event\":{EVENT}}}").into_bytes();
     let native = native::body(&parcel(1)).unwrap();
-    assert_eq!(bodies, [&fullscript, &fullscript, &native, &native]);
+    let cloud = cloudevents::body(&parcel(1)).unwrap();
+    assert_eq!(
+        bodies,
+        [&fullscript, &fullscript, &native, &native, &cloud, &cloud]
+    );
     for (n, (headers, body)) in seen.iter().enumerate() {
         let attempt = i64::try_from(n % 2 + 1).unwrap();
-        assert_eq!(headers["content-type"], "application/json");
+        let json = if n < 4 {
+            "application/json"
+        } else {
+            "application/cloudevents+json; charset=utf-8"
+        };
+        assert_eq!(headers["content-type"], json);
         assert_eq!(headers["x-event-id"], "e-7");
         assert_eq!(headers["x-delivery-attempt"], attempt.to_string());
         assert_eq!(

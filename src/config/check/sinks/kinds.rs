@@ -162,6 +162,7 @@ fn webhook(section: &Section<'_>) -> Option<WebhookSink> {
             &[
                 ("fullscript", WebhookFormat::Fullscript),
                 ("native", WebhookFormat::Native),
+                ("cloudevents", WebhookFormat::CloudEvents),
             ],
         )
     });

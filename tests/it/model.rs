@@ -11,8 +11,8 @@ use fullscript_events::domain::{
     Reference, SinkName, Sweep,
 };
 use fullscript_events::ledger::{
-    Admitted, Claim, Detail, EventFilter, Found, LaneId, Ledger, Owed, Page, Resend, Settlement,
-    SinkId, Taker,
+    Admitted, Choice, Claim, Detail, EventFilter, Found, LaneId, Ledger, Owed, Page, Resend,
+    Settlement, SinkId, Taker,
 };
 use fullscript_events::sinks::{Checkpoint, Resumed};
 use fullscript_events::store::{Owner, SealKey};
@@ -70,6 +70,11 @@ enum Op {
         sink: usize,
         id: usize,
     },
+    /// A person settles a delivery, whether it needs one or not.
+    Choose {
+        which: usize,
+        choice: Choice,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -119,6 +124,11 @@ fn op() -> impl Strategy<Value = Op> {
         Just(Fate::Held),
         Just(Fate::SentAgain),
     ];
+    let choice = prop_oneof![
+        1 => Just(Choice::Done),
+        2 => Just(Choice::Retry),
+        1 => Just(Choice::Drop),
+    ];
     prop_oneof![
         4 => (listed(), any::<bool>()).prop_map(|(page, baseline)| Op::List { page, baseline }),
         1 => (listed(), any::<bool>()).prop_map(|(page, all)| Op::Backfill { page, all }),
@@ -131,6 +141,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Crash),
         3 => (0..2_usize, fate).prop_map(|(sink, fate)| Op::Resume { sink, fate }),
         1 => (0..2_usize, 0..3_usize).prop_map(|(sink, id)| Op::Resend { sink, id }),
+        2 => (0..9_usize, choice).prop_map(|(which, choice)| Op::Choose { which, choice }),
     ]
 }
 
@@ -492,6 +503,7 @@ impl Bench {
             Op::Crash => self.take_over().await,
             Op::Resume { sink, fate } => self.resume(sink, fate).await,
             Op::Resend { sink, id } => self.resend(sink, id).await,
+            Op::Choose { which, choice } => self.choose(which, choice).await,
         }
     }
 
@@ -723,6 +735,32 @@ impl Bench {
         }
     }
 
+    async fn choose(&mut self, which: usize, choice: Choice) {
+        let Some(which) = which.checked_rem(self.model.deliveries.len()) else {
+            return;
+        };
+        let number = DeliveryId(i64::try_from(which).unwrap() + 1);
+        let query = self.ledger().query();
+        let changed = query.choose(choice, vec![number], self.now).await.unwrap();
+        let delivery = &mut self.model.deliveries[which];
+        let needs_one = matches!(delivery.state, DeliveryState::Held | DeliveryState::Dead);
+        assert_eq!(changed, u64::from(needs_one));
+        if !needs_one {
+            return;
+        }
+        let id = delivery.id;
+        match choice {
+            Choice::Done => delivery.state = DeliveryState::Done,
+            Choice::Drop => delivery.state = DeliveryState::Skipped,
+            Choice::Retry => {
+                delivery.state = DeliveryState::Queued;
+                delivery.due_at = self.now;
+                delivery.ready = self.model.events[&id].body;
+            }
+        }
+        self.model.forget_body(id);
+    }
+
     /// Everything that can be asked says what the model says.
     async fn compare(&mut self) {
         let query = self.ledger().query();
@@ -872,6 +910,7 @@ fn what_fullscript_does_not_have_is_in_trouble_until_it_has_it_again() {
 fn what_is_claimed_as_it_is_fetched_has_no_body_until_it_has_to_wait() {
     let resume = |fate| Op::Resume { sink: 0, fate };
     let settle = |verdict| Op::Settle { which: 0, verdict };
+    let choose = |choice| Op::Choose { which: 0, choice };
     let list = |sinks: &[usize]| Op::List {
         page: Listed {
             lane: 0,
@@ -889,6 +928,20 @@ fn what_is_claimed_as_it_is_fetched_has_no_body_until_it_has_to_wait() {
         vec![settle(Verdict::Again), Op::Claim { sink: 0, limit: 1 }],
         vec![settle(Verdict::Held)],
         vec![settle(Verdict::Dead), Op::Resend { sink: 0, id: 1 }],
+        vec![settle(Verdict::Held), choose(Choice::Done)],
+        vec![settle(Verdict::Dead), choose(Choice::Drop)],
+        vec![
+            settle(Verdict::Held),
+            choose(Choice::Retry),
+            Op::Claim { sink: 0, limit: 1 },
+        ],
+        // Held without a body: nobody has it but the vendor.
+        vec![
+            Op::Crash,
+            resume(Fate::Held),
+            choose(Choice::Retry),
+            fetched(),
+        ],
         // Not shown: it is fetched again, and taken again.
         vec![Op::Crash, resume(Fate::NotShown), fetched()],
         vec![Op::Crash, resume(Fate::Shown)],

@@ -12,7 +12,8 @@ use crate::ledger::{Choice, DeliveryOf};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "By filter, what would be changed is only counted until you say --yes.\n\n\
-                  Examples: fullscript-events deliveries done 42 43\n          \
+                  Examples, with done; retry and drop take the same:\n  \
+                  fullscript-events deliveries done 42 43\n  \
                   fullscript-events deliveries done --state held --sink ehr --yes"
 )]
 pub(super) struct Args {
@@ -83,7 +84,11 @@ pub(super) async fn run(session: &Session, choice: Choice, args: Args) -> Comman
             )
         });
     }
-    settle(session, choice, &found).await
+    settle(session, choice, &found).await?;
+    if found.len() as u64 == u64::from(args.limit) {
+        return print("There may be more: run the same command again for the next.\n");
+    }
+    Ok(Exit::Done)
 }
 
 async fn by_number(session: &Session, choice: Choice, numbers: &[i64]) -> CommandResult {

@@ -72,9 +72,11 @@ impl Pipeline {
             let page = list::page(&self.api, &lane.lane, plan.days, number, Share::Polling).await?;
             swept.server_now = page.server_now.or(swept.server_now);
             swept.ended_at = self.now();
-            let digest = page
-                .digest(swept.ended_at.date_naive())
-                .filter(|_| number == 1);
+            let digest = if number == 1 {
+                page.digest(swept.ended_at.date_naive())
+            } else {
+                None
+            };
             if digest.is_some() && digest == lane.digest {
                 // Nearly every sweep ends here: all that it listed has been admitted today.
                 self.ledger

@@ -74,8 +74,14 @@ pub(super) async fn run(session: &Session, choice: Choice, args: Args) -> Comman
     let found = session.query.deliveries(filter).await;
     let found = found.map_err(state_failure)?;
     let (command, outcome) = words(choice);
+    let limited = found.len() as u64 == u64::from(args.limit);
     if !args.yes {
-        let number = counted(found.len() as u64);
+        let most = if limited {
+            " (at most so many at once)"
+        } else {
+            ""
+        };
+        let number = counted(found.len() as u64) + most;
         return print(&if found.is_empty() {
             "No delivery that is held or dead fits.\n".to_owned()
         } else {
@@ -85,7 +91,7 @@ pub(super) async fn run(session: &Session, choice: Choice, args: Args) -> Comman
         });
     }
     settle(session, choice, &found).await?;
-    if found.len() as u64 == u64::from(args.limit) {
+    if limited {
         return print("There may be more: run the same command again for the next.\n");
     }
     Ok(Exit::Done)

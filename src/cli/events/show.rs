@@ -77,17 +77,12 @@ fn text(event: &EventRow, now: DateTime<Utc>, program: &str) -> String {
     let mut lines = aligned(&rows);
     for delivery in &event.deliveries {
         lines.push(String::new());
-        lines.extend(journey(event, delivery, now, program));
+        lines.extend(journey(delivery, now, program));
     }
     lines.join("\n") + "\n"
 }
 
-fn journey(
-    event: &EventRow,
-    delivery: &DeliveryRow,
-    now: DateTime<Utc>,
-    program: &str,
-) -> Vec<String> {
+fn journey(delivery: &DeliveryRow, now: DateTime<Utc>, program: &str) -> Vec<String> {
     let sink = &delivery.sink;
     let attempts = match delivery.attempts {
         0 => "not attempted yet".to_owned(),
@@ -108,10 +103,7 @@ fn journey(
     if let Some(reason) = &delivery.reason {
         lines.push(format!("  reason   {reason}"));
     }
-    let resend = format!(
-        "  resend   {program} events resend {} --sink {sink}",
-        event.id
-    );
+    let settle = format!("  settle   {program} deliveries show {}", delivery.delivery);
     match delivery.state {
         DeliveryState::Queued if delivery.due_at > now => {
             lines.push(format!(
@@ -123,12 +115,9 @@ fn journey(
         DeliveryState::Queued => lines.push("  due      now".to_owned()),
         DeliveryState::Held => {
             lines.push("  held     it may have arrived: look at the receiver first".to_owned());
-            lines.push(format!(
-                "  settle   {program} deliveries show {}",
-                delivery.delivery
-            ));
+            lines.push(settle);
         }
-        DeliveryState::Dead => lines.push(resend),
+        DeliveryState::Dead => lines.push(settle),
         DeliveryState::Claimed | DeliveryState::Done | DeliveryState::Skipped => {}
     }
     lines
@@ -179,7 +168,7 @@ mod tests {
         delivery 7 to ehr: dead, 3 attempts
           settled  2024-10-03 23:55:00 UTC (5 min ago)
           reason   500
-          resend   fullscript-events events resend e-1 --sink ehr
+          settle   fullscript-events deliveries show 7
 
         delivery 8 to ehr: queued, 3 attempts
           reason   connection refused

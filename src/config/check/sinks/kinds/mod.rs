@@ -1,0 +1,112 @@
+//! What each kind of sink has for itself.
+
+mod exec;
+mod file;
+mod webhook;
+
+use crate::config::SinkKind;
+use crate::config::file::Section;
+
+/// A sink's `kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Stdout,
+    File,
+    Exec,
+    Webhook,
+}
+
+/// The kinds by name.
+pub(super) const KINDS: [(&str, Kind); 4] = [
+    ("stdout", Kind::Stdout),
+    ("file", Kind::File),
+    ("exec", Kind::Exec),
+    ("webhook", Kind::Webhook),
+];
+
+/// The keys that only some kinds have, to say so when they stand at another.
+const KEYS: [(&str, &[&str]); 4] = [
+    ("stdout", &["on_doubt"]),
+    ("file", &["path", "mode", "group", "rotate_daily"]),
+    ("exec", &["command", "timeout", "concurrency", "on_doubt"]),
+    (
+        "webhook",
+        &[
+            "url",
+            "format",
+            "signature",
+            "secret",
+            "old_secret",
+            "challenge",
+            "timeout",
+            "concurrency",
+            "allow_nets",
+            "insecure_http",
+            "on_doubt",
+        ],
+    ),
+];
+
+pub(super) fn read(section: &Section<'_>, kind: Kind) -> Option<SinkKind> {
+    match kind {
+        Kind::Stdout => Some(SinkKind::Stdout),
+        Kind::File => file::read(section).map(SinkKind::File),
+        Kind::Exec => exec::read(section).map(SinkKind::Exec),
+        Kind::Webhook => webhook::read(section).map(SinkKind::Webhook),
+    }
+}
+
+/// Why a key that exists elsewhere has no meaning at this sink.
+pub(super) fn explained(section: &Section<'_>, key: &str) -> Option<String> {
+    let kind = section.field("kind")?.text()?;
+    if kind == "file" && key == "on_doubt" {
+        return Some(
+            "no on_doubt: a file shows every event exactly once whatever crashes, so nothing is ever in doubt"
+                .to_owned(),
+        );
+    }
+    let kinds: Vec<_> = KEYS
+        .iter()
+        .filter(|(_, keys)| keys.contains(&key))
+        .map(|(kind, _)| format!("kind = \"{kind}\""))
+        .collect();
+    (!kinds.is_empty()).then(|| format!("{key} only with {}", kinds.join(" or ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use toml::de::DeTable;
+
+    use super::*;
+    use crate::config::check;
+    use crate::config::file::Report;
+
+    /// What every sink has, whatever its kind.
+    const COMMON: [&str; 6] = [
+        "name",
+        "kind",
+        "clinics",
+        "match",
+        "max_attempts",
+        "give_up_after",
+    ];
+
+    #[test]
+    fn the_table_of_keys_says_what_each_kind_reads() {
+        for (kind, keys) in KEYS {
+            let text = format!("[[sinks]]\nkind = \"{kind}\"\n");
+            let document = DeTable::parse(&text).unwrap();
+            let report = Report::new(&text);
+            check::config(&report, document.get_ref());
+            let asked = report.collected().asked;
+            let read: BTreeSet<_> = asked
+                .iter()
+                .filter_map(|key| key.strip_prefix("sinks[]."))
+                .filter(|key| !COMMON.contains(key))
+                .collect();
+            assert_eq!(read, keys.iter().copied().collect(), "{kind}");
+        }
+    }
+}

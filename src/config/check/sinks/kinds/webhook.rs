@@ -1,0 +1,167 @@
+//! `kind = "webhook"`.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::super::super::poll::concurrency;
+use super::super::super::values::{self, span};
+use crate::config::file::{Field, Section};
+use crate::config::{SecretRef, WebhookFormat, WebhookSignature, WebhookSink};
+
+pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
+    let insecure_http = section.or("insecure_http", false, Field::boolean);
+    let url = section.required(
+        "url",
+        "where events are posted, such as \"https://ehr.example/hooks\"",
+    );
+    let url = url.as_ref().and_then(|field| {
+        let url = values::url(field)?;
+        if url.scheme() == "http" && !insecure_http && !values::is_loopback(&url) {
+            return values::refuse_host(
+                field,
+                &url,
+                "https; or http to this machine; or, aloud, insecure_http = true",
+            );
+        }
+        Some(url)
+    });
+    let format = section.or("format", WebhookFormat::Fullscript, |field| {
+        values::choice(
+            field,
+            &[
+                ("fullscript", WebhookFormat::Fullscript),
+                ("native", WebhookFormat::Native),
+                ("cloudevents", WebhookFormat::CloudEvents),
+            ],
+        )
+    });
+    let signature = signature(section);
+    let challenge = section.field("challenge").as_ref().and_then(values::secret);
+    let timeout = section.or("timeout", Duration::from_secs(30), |f| {
+        span(f, Duration::from_mins(10))
+    });
+    let concurrency = section.or("concurrency", 8, concurrency);
+    let allow_nets = section.or("allow_nets", Vec::new(), nets);
+    Some(WebhookSink {
+        url: url?,
+        format,
+        signature: signature?,
+        challenge,
+        timeout,
+        concurrency,
+        allow_nets,
+        insecure_http,
+    })
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Scheme {
+    Fullscript,
+    Standard,
+    None,
+}
+
+const SCHEMES: [(&str, Scheme); 3] = [
+    ("fullscript", Scheme::Fullscript),
+    ("standard", Scheme::Standard),
+    ("none", Scheme::None),
+];
+
+fn signature(section: &Section<'_>) -> Option<WebhookSignature> {
+    let said = section.field("signature");
+    let scheme = said.as_ref().map_or(Some(Scheme::Fullscript), |field| {
+        values::choice(field, &SCHEMES)
+    });
+    let old_secret = old_secret(section, scheme);
+    match (
+        scheme.unwrap_or(Scheme::Fullscript),
+        section.field("secret"),
+    ) {
+        (Scheme::Fullscript, Some(field)) => {
+            values::secret(&field).map(WebhookSignature::Fullscript)
+        }
+        (Scheme::Standard, Some(field)) => Some(WebhookSignature::Standard {
+            secret: values::secret(&field)?,
+            old_secret,
+        }),
+        (Scheme::Fullscript | Scheme::Standard, None) => {
+            section.missing(
+                "secret",
+                "where the signing secret is, such as { credential = \"chart_secret\" }, or signature = \"none\"",
+            );
+            None
+        }
+        (Scheme::None, None) => Some(WebhookSignature::None),
+        (Scheme::None, Some(field)) => {
+            field
+                .place
+                .problem("a secret beside signature = \"none\"", "one of the two");
+            None
+        }
+    }
+}
+
+/// The secret before the current one. Not judged beside a scheme that could not be read.
+fn old_secret(section: &Section<'_>, scheme: Option<Scheme>) -> Option<SecretRef> {
+    let field = section.field("old_secret")?;
+    let other = SCHEMES
+        .iter()
+        .find(|(_, other)| Some(*other) == scheme && *other != Scheme::Standard);
+    if let Some((name, _)) = other {
+        field.place.problem(
+            format_args!("an old_secret beside signature = \"{name}\""),
+            "an old_secret only with signature = \"standard\", which alone can sign with two",
+        );
+        return None;
+    }
+    values::secret(&field)
+}
+
+fn nets(field: &Field<'_>) -> Option<Vec<String>> {
+    let mut nets = Vec::new();
+    for member in field.list()? {
+        let text = member.text()?;
+        if is_cidr(text) {
+            nets.push(text.to_owned());
+        } else {
+            member.refuse::<()>(
+                "a network in CIDR notation, such as \"10.20.0.0/16\" or \"fd00::/8\"",
+            );
+        }
+    }
+    Some(nets)
+}
+
+fn is_cidr(text: &str) -> bool {
+    let Some((address, length)) = text.split_once('/') else {
+        return false;
+    };
+    let longest = match address.parse() {
+        Ok(IpAddr::V4(_)) => 32,
+        Ok(IpAddr::V6(_)) => 128,
+        Err(_) => return false,
+    };
+    length.bytes().all(|b| b.is_ascii_digit()) && length.parse::<u8>().is_ok_and(|n| n <= longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_an_address_and_a_prefix_that_fits_it() {
+        for good in ["10.0.0.0/8", "192.168.1.7/32", "fd00::/8", "::1/128"] {
+            assert!(is_cidr(good), "{good}");
+        }
+        for bad in [
+            "10.0.0.0",
+            "10.0.0.0/33",
+            "10.0.0/8",
+            "fd00::/129",
+            "10.0.0.0/+8",
+            "/8",
+        ] {
+            assert!(!is_cidr(bad), "{bad}");
+        }
+    }
+}

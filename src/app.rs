@@ -15,7 +15,7 @@ use crate::decide::Rules;
 use crate::domain::Lane;
 use crate::http::BuildError;
 use crate::ledger::Ledger;
-use crate::pipeline::{Activity, Handover, OpenSink, Pipeline};
+use crate::pipeline::{Activity, Handover, Health, OpenSink, Pipeline};
 use crate::route::Routes;
 use crate::schedule::Pace;
 use crate::sinks::{self, AnySink};
@@ -45,6 +45,20 @@ pub enum StartError {
     /// The HTTP client cannot be built.
     #[error(transparent)]
     Http(#[from] BuildError),
+    /// Deliveries wait for sinks that the configuration does not name.
+    #[error("{}", strangers(.0))]
+    Strangers(Vec<(String, u64)>),
+}
+
+fn strangers(strangers: &[(String, u64)]) -> String {
+    let words = strangers.iter().map(|(name, waiting)| {
+        format!(
+            "{waiting} deliveries wait for a sink {name:?} that the configuration does not name. Was it renamed? \
+             `fullscript-events sinks reassign {name} NEW-NAME` gives them to the new name; was it removed? \
+             `fullscript-events sinks forget {name} --yes` gives them up; else configure it again"
+        )
+    });
+    words.collect::<Vec<_>>().join("\n")
 }
 
 /// Every lane of the configuration.
@@ -113,8 +127,13 @@ pub async fn open(
     let settings = config.poll.budget;
     let budget = Budget::open(owner.store().clone(), Arc::clone(&clock), settings).await?;
     let tokens = tokens(config, owner.store(), &clock, budget.clone())?;
-    let names = config.sinks.iter().map(|sink| sink.name.clone());
-    let ids = ledger.enrol_sinks(names.collect()).await?;
+    let names: Vec<_> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
+    // The backlog belongs to the name: under a new one it would wait for ever, unseen.
+    let strangers = ledger.query().strangers(names.clone()).await?;
+    if !strangers.is_empty() {
+        return Err(StartError::Strangers(strangers));
+    }
+    let ids = ledger.enrol_sinks(names).await?;
     let mut sinks = Vec::with_capacity(config.sinks.len());
     for sink in &config.sinks {
         let Some(id) = ids.get(&sink.name) else {
@@ -127,10 +146,12 @@ pub async fn open(
                 max_attempts: sink.max_attempts,
                 give_up_after: sink.give_up_after,
                 on_doubt: sink.on_doubt,
+                order_wait: None,
             },
             sink: AnySink::open(sink, &config.http)?,
             wake: tokio::sync::Notify::new(),
             handover: Handover::default(),
+            health: Health::default(),
         });
     }
     let lanes: HashSet<_> = ledger

@@ -1,8 +1,9 @@
 //! What an attempt's outcome means for its delivery. Pure: the same facts always give the same decision, so that the
 //! whole table can be read, and tested, in one place.
 //!
-//! Only the receiver's own *no* counts towards `max_attempts`. A receiver that cannot be reached, asks to come later,
-//! or leaves us in doubt keeps the event due until `give_up_after`: a week's outage loses nothing.
+//! Only the receiver's own *no* counts towards `max_attempts`, and not while the receiver as a whole does not work. A
+//! receiver that cannot be reached, asks to come later, or leaves us in doubt keeps the event due until
+//! `give_up_after`: a week's outage loses nothing.
 
 use std::time::Duration;
 
@@ -27,6 +28,20 @@ pub struct Rules {
     pub give_up_after: Duration,
     /// What becomes of a delivery that may have arrived.
     pub on_doubt: OnDoubt,
+    /// So long one delivery may hold back the later ones of its key, where the sink keeps an order.
+    pub order_wait: Option<Duration>,
+}
+
+/// What the sink's other deliveries say of its receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It works, as far as anybody knows.
+    Works,
+    /// One delivery has been set aside since its last yes: if it is the receiver and not that delivery, setting more
+    /// aside would hold a whole backlog.
+    Doubtful,
+    /// The breaker is open: no failure says anything of the delivery that was tried.
+    Down,
 }
 
 /// What is known of the delivery.
@@ -38,6 +53,8 @@ pub struct Facts {
     pub refusals: u32,
     /// Since when it is owed.
     pub issued_at: DateTime<Utc>,
+    /// When its first attempt failed.
+    pub failing_since: Option<DateTime<Utc>>,
 }
 
 /// What becomes of the delivery.
@@ -72,9 +89,13 @@ pub fn decide(
     rules: Rules,
     facts: Facts,
     outcome: Outcome,
+    standing: Standing,
     now: DateTime<Utc>,
     jitter: f64,
 ) -> Decision {
+    // A receiver that cannot be reached or is no receiver any more says nothing of this delivery.
+    let is_its_own = !matches!(outcome, Outcome::NotSent { .. } | Outcome::Gone { .. });
+    let counted = u32::from(standing != Standing::Down);
     let (reason, wish, refusals) = match outcome {
         Outcome::Yes => return Decision::Done,
         Outcome::Doubt { reason } if rules.on_doubt == OnDoubt::Hold => {
@@ -83,18 +104,32 @@ pub fn decide(
         Outcome::No {
             reason,
             retry_after,
-        } => (reason, retry_after, facts.refusals + 1),
+        } => (reason, retry_after, facts.refusals + counted),
         Outcome::Later {
             reason,
             retry_after,
         } => (reason, retry_after, facts.refusals),
-        Outcome::NotSent { reason } | Outcome::Doubt { reason } => (reason, None, facts.refusals),
+        Outcome::NotSent { reason } | Outcome::Doubt { reason } | Outcome::Gone { reason } => {
+            (reason, None, facts.refusals)
+        }
     };
     if refusals >= rules.max_attempts {
         let reason = format!("{reason}; refused {refusals} times");
         return Decision::Dead { reason };
     }
+    if let (Some(wait), Some(since)) = (rules.order_wait, facts.failing_since)
+        && is_its_own
+        && standing == Standing::Works
+        && now >= after(since, wait)
+    {
+        let minutes = wait.as_secs() / 60;
+        let reason =
+            format!("{reason}; set aside after it held back later events for {minutes} min");
+        return Decision::Held { reason };
+    }
     let wait = match wish {
+        // The breaker says when the receiver is tried again. Behind all others, so that each probe is another one.
+        _ if standing == Standing::Down => Duration::ZERO,
         // A wish of no wait at all would be a tight loop, for as long as the receiver wishes it.
         Some(wish) => wish.clamp(FIRST_WAIT / 10, LONGEST_WISH),
         None => back_off(facts.attempt, FIRST_WAIT, LONGEST_WAIT, jitter),
@@ -137,6 +172,7 @@ mod tests {
             max_attempts: 3,
             give_up_after: 30 * DAY,
             on_doubt,
+            order_wait: None,
         }
     }
 
@@ -152,8 +188,10 @@ mod tests {
             attempt,
             refusals,
             issued_at,
+            failing_since: None,
         };
-        decide(rules(on_doubt), facts, outcome, issued_at + age, 1.0)
+        let (rules, standing) = (rules(on_doubt), Standing::Works);
+        decide(rules, facts, outcome, standing, issued_at + age, 1.0)
     }
 
     fn no() -> Outcome {

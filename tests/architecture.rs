@@ -81,9 +81,10 @@ fn each_step_imports_nouns_and_its_own_port() {
         ("fetch", &["api", "domain"]),
         ("deliver", &["domain", "ledger", "sinks"]),
         ("decide", &["config", "domain"]),
+        ("breaker", &["decide", "domain"]),
         ("format", &["domain"]),
         ("sinks", &["config", "domain", "format", "http"]),
-        ("ledger", &["decide", "domain", "sinks", "store"]),
+        ("ledger", &["breaker", "decide", "domain", "sinks", "store"]),
         ("store", &[]),
         (
             "token",

@@ -89,7 +89,7 @@ mod tests {
           status       Tell whether all is well, and if not, what mends it
           events       Look at events and their deliveries; send one again
           deliveries   Look at deliveries that need you, and settle them
-          sinks        Look at sinks; let a stopped one go on
+          sinks        Look at sinks; test, pause, drain, rename one
           config       Check or create the configuration
           auth         Give, list and revoke the clinics' grants
           demo         See all of it at work, against an imitation of Fullscript; nothing to configure

@@ -90,7 +90,10 @@ impl From<StartError> for Failure {
         let exit = match &error {
             StartError::State(OpenError::Owned(_)) => Exit::Owned,
             StartError::State(_) | StartError::Ledger(_) => Exit::State,
-            StartError::Secret { .. } | StartError::Sink(_) | StartError::Http(_) => Exit::Config,
+            StartError::Secret { .. }
+            | StartError::Sink(_)
+            | StartError::Http(_)
+            | StartError::Strangers(_) => Exit::Config,
         };
         Self::new(exit, error)
     }
@@ -169,7 +172,7 @@ enum Command {
     Events(events::Args),
     /// Look at deliveries that need you, and settle them
     Deliveries(deliveries::Args),
-    /// Look at sinks; let a stopped one go on.
+    /// Look at sinks; test, pause, drain, rename one.
     Sinks(sinks::Args),
     /// Check or create the configuration.
     Config(config::Args),

@@ -1,5 +1,6 @@
 //! What the commands that look into the ledger work with: it is opened beside the daemon, and nothing is polled.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
@@ -21,6 +22,8 @@ pub(super) struct Session {
     pub(super) running: bool,
     pub(super) clinics: Vec<String>,
     pub(super) sinks: Vec<String>,
+    /// The kind of each configured sink.
+    pub(super) kinds: BTreeMap<String, &'static str>,
 }
 
 impl Session {
@@ -34,6 +37,11 @@ impl Session {
             running: store::is_owned(&config.state.directory).unwrap_or(false),
             clinics: config.clinics.iter().map(|c| c.name.to_string()).collect(),
             sinks: config.sinks.iter().map(|s| s.name.to_string()).collect(),
+            kinds: config
+                .sinks
+                .iter()
+                .map(|s| (s.name.to_string(), s.kind.name()))
+                .collect(),
         })
     }
 

@@ -121,4 +121,9 @@ pub enum Outcome {
         /// For logs and `events show`.
         reason: String,
     },
+    /// The receiver says that it is no receiver any more (410): the sink is paused until a person resumes it.
+    Gone {
+        /// For logs and `events show`.
+        reason: String,
+    },
 }

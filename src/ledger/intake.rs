@@ -9,6 +9,7 @@ use rusqlite::vtab::array::Array;
 use rusqlite::{CachedStatement, Connection};
 
 use super::lanes::{self, SweepEnd};
+use super::sinks;
 use super::{EventKey, LaneId, Ledger, SinkId, day, ms, numbers};
 use crate::domain::{Reference, Sweep};
 use crate::store::Unavailable;
@@ -127,9 +128,17 @@ fn admit(c: &Connection, page: &Page) -> rusqlite::Result<Admitted> {
             .execute((today, listed_again))?;
     }
     let mut inserts = Inserts::prepare(c)?;
+    let draining = sinks::draining(c)?;
     for ((reference, sinks), known) in page.events.iter().zip(&mut known) {
         let id = reference.id.as_str();
-        let event = (reference, sinks.as_slice());
+        let issued_to: Vec<SinkId>;
+        let event = if draining.is_empty() {
+            (reference, sinks.as_slice())
+        } else {
+            let not_draining = sinks.iter().filter(|sink| !draining.contains(sink));
+            issued_to = not_draining.copied().collect();
+            (reference, issued_to.as_slice())
+        };
         if let Some(known) = known.as_mut().or_else(|| new.get_mut(id)) {
             admit_known(c, &mut inserts, page, event, known, &mut admitted)?;
         } else {

@@ -1,13 +1,12 @@
 //! The lanes: which sweep is due, how far it is, and how it ended.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::{LaneId, Ledger, Query, SinkId, at, damaged, ms, numbers};
-use crate::domain::{Category, ClinicName, Lane, ListDigest, SinkName, Sweep};
+use super::{LaneId, Ledger, Query, at, damaged, ms, numbers};
+use crate::domain::{Category, ClinicName, Lane, ListDigest, Sweep};
 use crate::store::Unavailable;
 
 /// What the ledger knows of a lane.
@@ -73,29 +72,6 @@ impl Ledger {
     pub async fn enrol_lanes(&self, lanes: Vec<Lane>) -> Result<Vec<LaneId>, Unavailable> {
         self.store
             .write(move |c| lanes.iter().map(|lane| enrol(c, lane)).collect())
-            .await
-    }
-
-    /// Gives every sink of the configuration a row, and the numbers of all of them.
-    pub async fn enrol_sinks(
-        &self,
-        sinks: Vec<SinkName>,
-    ) -> Result<BTreeMap<SinkName, SinkId>, Unavailable> {
-        self.store
-            .write(move |c| {
-                sinks
-                    .iter()
-                    .map(|name| {
-                        let id = c
-                            .prepare_cached(
-                                "INSERT INTO sink (name) VALUES (?1)
-                                 ON CONFLICT (name) DO UPDATE SET name = name RETURNING sink",
-                            )?
-                            .query_row([name.as_str()], |row| row.get(0).map(SinkId))?;
-                        Ok((name.clone(), id))
-                    })
-                    .collect()
-            })
             .await
     }
 

@@ -24,6 +24,7 @@ mod lanes;
 mod outbox;
 mod prune;
 mod query;
+mod sinks;
 
 use std::rc::Rc;
 
@@ -40,7 +41,8 @@ pub use jobs::{Asked, Job, JobLane, JobRequest, JobTotals};
 pub use lanes::{LaneState, SweepEnd};
 pub use outbox::{Claim, Settled, Settlement, Ticket};
 pub use prune::Pruned;
-pub use query::{DeliveryRow, EventFilter, EventRow, LaneRow, Query, Resend, SinkRow};
+pub use query::{DeliveryRow, EventFilter, EventRow, LaneRow, Query, Resend};
+pub use sinks::{Mode, Next, Reassigned, SinkRow};
 
 /// The ledger's number of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::vtab::array::Array;
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, Row};
 
 use super::details::{self, Detail, Taker};
+use super::query::time;
 use super::{EventKey, Ledger, SinkId, at, body_place, damaged, ms, numbers};
 use crate::decide::{Decision, Facts};
 use crate::domain::{
@@ -171,20 +172,6 @@ impl Ledger {
         Ok(claims)
     }
 
-    /// When the next delivery of a sink is due; `None` if none is queued with its body here.
-    pub async fn next_due(&self, sink: SinkId) -> Result<Option<DateTime<Utc>>, Unavailable> {
-        self.store
-            .read(move |c| {
-                c.prepare_cached(
-                    "SELECT due_at FROM delivery WHERE sink = ?1 AND state = 'queued' AND ready = 1
-                     ORDER BY due_at LIMIT 1",
-                )?
-                .query_row([sink.0], |row| row.get(0).map(at))
-                .optional()
-            })
-            .await
-    }
-
     /// Settles claims by their decisions, and the sink's checkpoint with them, in one transaction. Once another owner
     /// has begun its epoch this changes nothing at all, the checkpoint included.
     pub async fn settle(
@@ -298,17 +285,6 @@ impl Ledger {
             .await
     }
 
-    /// Notes why a sink needs a person; cleared when it goes on.
-    pub async fn note_stopped(&self, sink: SinkId, stopped: String) -> Result<(), Unavailable> {
-        self.store
-            .write(move |c| {
-                c.prepare_cached("UPDATE sink SET stopped = ?1 WHERE sink = ?2")?
-                    .execute((&stopped, sink.0))
-                    .map(drop)
-            })
-            .await
-    }
-
     /// A body does not open (damaged on disk): the delivery waits and the detail is owed again.
     async fn fetch_again(
         &self,
@@ -340,7 +316,7 @@ fn claim(
     now: DateTime<Utc>,
 ) -> rusqlite::Result<Vec<(Due, Option<Vec<u8>>)>> {
     let mut all = c.prepare_cached(
-        "SELECT d.delivery, d.event, d.attempts, d.refusals, d.issued_at,
+        "SELECT d.delivery, d.event, d.attempts, d.refusals, d.issued_at, d.failing_since,
                 e.id, e.type, e.created_at, l.clinic, e.clinic_id, b.sealed
          FROM delivery d JOIN event e ON e.event = d.event JOIN lane l ON l.lane = d.lane
               LEFT JOIN body b ON b.event = d.event
@@ -350,7 +326,7 @@ fn claim(
     )?;
     let all = all.query_map(
         (sink.0, ms(now), ms(now - LONGEST_WAIT_FOR_SWEEP), limit),
-        |row| Ok((due(row)?, row.get::<_, Option<Vec<u8>>>(10)?)),
+        |row| Ok((due(row)?, row.get::<_, Option<Vec<u8>>>(11)?)),
     )?;
     let mut due = Vec::new();
     let mut bytes = 0;
@@ -432,7 +408,7 @@ pub(super) fn claim_fetched(
     let events = numbers(fetched.iter().map(|detail| detail.event.0));
     let waiting: Vec<DueNow> = c
         .prepare_cached(
-            "SELECT event, sink, delivery, clinic, attempts, refusals, issued_at,
+            "SELECT event, sink, delivery, clinic, attempts, refusals, issued_at, failing_since,
                     due_at <= ?2 AND (event <= released OR issued_at <= ?3)
              FROM delivery JOIN lane USING (lane)
              WHERE event IN rarray(?1) AND state = 'queued' ORDER BY event",
@@ -467,8 +443,9 @@ fn due_now(row: &Row<'_>) -> rusqlite::Result<DueNow> {
             attempt: row.get::<_, u32>(4)?.saturating_add(1),
             refusals: row.get(5)?,
             issued_at: at(row.get(6)?),
+            failing_since: time(row, 7)?,
         },
-        is_due: row.get(7)?,
+        is_due: row.get(8)?,
     })
 }
 
@@ -506,19 +483,20 @@ fn due(row: &Row<'_>) -> rusqlite::Result<Due> {
             attempt: row.get::<_, u32>(2)?.saturating_add(1),
             refusals: row.get(3)?,
             issued_at: at(row.get(4)?),
+            failing_since: time(row, 5)?,
         },
-        id: EventId::new(row.get::<_, String>(5)?)
-            .map_err(|_| damaged(5, "a malformed event id"))?,
-        event_type: EventType::new(row.get::<_, String>(6)?)
-            .map_err(|_| damaged(6, "a malformed event type"))?,
-        created_at: at(row.get(7)?),
-        clinic: ClinicName::new(row.get::<_, String>(8)?)
-            .map_err(|_| damaged(8, "a malformed clinic name"))?,
+        id: EventId::new(row.get::<_, String>(6)?)
+            .map_err(|_| damaged(6, "a malformed event id"))?,
+        event_type: EventType::new(row.get::<_, String>(7)?)
+            .map_err(|_| damaged(7, "a malformed event type"))?,
+        created_at: at(row.get(8)?),
+        clinic: ClinicName::new(row.get::<_, String>(9)?)
+            .map_err(|_| damaged(9, "a malformed clinic name"))?,
         clinic_id: row
-            .get::<_, Option<String>>(9)?
+            .get::<_, Option<String>>(10)?
             .map(ClinicId::new)
             .transpose()
-            .map_err(|_| damaged(9, "a malformed clinic id"))?,
+            .map_err(|_| damaged(10, "a malformed clinic id"))?,
     })
 }
 
@@ -568,7 +546,7 @@ fn settle_open(
     };
     let changed = c.prepare_cached(
         "UPDATE delivery SET state = ?1, due_at = coalesce(?2, due_at), refusals = ?3, reason = ?4,
-           settled_at = CASE ?1 WHEN 'queued' THEN NULL ELSE ?5 END
+           failing_since = coalesce(failing_since, ?5), settled_at = CASE ?1 WHEN 'queued' THEN NULL ELSE ?5 END
          WHERE delivery = ?6 AND state = 'claimed' AND epoch = ?7 AND attempts = ?8",
     )?
     .execute((

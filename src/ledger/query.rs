@@ -44,34 +44,6 @@ pub struct LaneRow {
     pub owed: u64,
 }
 
-/// A sink as people see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SinkRow {
-    /// Its name.
-    pub name: String,
-    /// How many deliveries are in each state, in the order of [`DeliveryState::ALL`].
-    pub counts: [u64; 6],
-    /// When the oldest unsettled event happened.
-    pub oldest: Option<DateTime<Utc>>,
-    /// Since when the longest unsettled delivery is owed: later than `oldest` after a backfill.
-    pub waiting_since: Option<DateTime<Utc>>,
-    /// How the last failed attempt of a queued delivery ended.
-    pub trouble: Option<String>,
-    /// Why it needs a person.
-    pub stopped: Option<String>,
-}
-
-impl SinkRow {
-    /// How many deliveries are in a state.
-    pub fn count(&self, state: DeliveryState) -> u64 {
-        DeliveryState::ALL
-            .into_iter()
-            .zip(self.counts)
-            .find_map(|(each, count)| (each == state).then_some(count))
-            .unwrap_or_default()
-    }
-}
-
 /// An event as people see it: no health data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventRow {
@@ -180,11 +152,6 @@ impl Query {
             .await
     }
 
-    /// Every sink that has ever been configured.
-    pub async fn sinks(&self) -> Result<Vec<SinkRow>, Unavailable> {
-        self.store.read(sinks).await
-    }
-
     /// Events, the newest first.
     pub async fn events(&self, filter: EventFilter) -> Result<Vec<EventRow>, Unavailable> {
         self.store.read(move |c| events(c, &filter)).await
@@ -197,17 +164,6 @@ impl Query {
                 c.prepare(&format!("{SELECT_EVENT} WHERE id = ?1"))?
                     .query_row([&id], |row| event_row(c, row))
                     .optional()
-            })
-            .await
-    }
-
-    /// Makes an exact sink take its file as it is now: what a person says after having looked. Gives whether there is
-    /// such a sink.
-    pub async fn accept_sink(&self, sink: String) -> Result<bool, Unavailable> {
-        self.store
-            .write(move |c| {
-                c.execute("UPDATE sink SET checkpoint = NULL WHERE name = ?1", [&sink])
-                    .map(|changed| changed > 0)
             })
             .await
     }
@@ -400,56 +356,11 @@ pub(super) fn delivery_row(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
     })
 }
 
-fn sinks(c: &Connection) -> rusqlite::Result<Vec<SinkRow>> {
-    let mut rows: Vec<(i64, SinkRow)> = c
-        .prepare(
-            "SELECT sink, name,
-               (SELECT min(e.created_at) FROM delivery d JOIN event e USING (event)
-                  WHERE d.sink = sink.sink AND d.state IN ('queued', 'claimed')),
-               (SELECT min(issued_at) FROM delivery d WHERE d.sink = sink.sink AND d.state IN ('queued', 'claimed')),
-               (SELECT reason FROM delivery d WHERE d.sink = sink.sink AND d.state = 'queued' AND reason IS NOT NULL
-                  ORDER BY due_at DESC LIMIT 1),
-               stopped
-             FROM sink ORDER BY name",
-        )?
-        .query_map((), |row| {
-            Ok((
-                row.get(0)?,
-                SinkRow {
-                    name: row.get(1)?,
-                    counts: [0; 6],
-                    oldest: time(row, 2)?,
-                    waiting_since: time(row, 3)?,
-                    trouble: row.get(4)?,
-                    stopped: row.get(5)?,
-                },
-            ))
-        })?
-        .collect::<rusqlite::Result<_>>()?;
-    let mut statement =
-        c.prepare("SELECT sink, state, count(*) FROM delivery GROUP BY sink, state")?;
-    let mut counts = statement.query(())?;
-    while let Some(row) = counts.next()? {
-        let (sink, state, count) = (row.get::<_, i64>(0)?, state(row, 1)?, row.get(2)?);
-        let place = DeliveryState::ALL
-            .into_iter()
-            .position(|each| each == state);
-        let sink = rows.iter_mut().find(|(id, _)| *id == sink);
-        if let Some(slot) = sink
-            .zip(place)
-            .and_then(|((_, row), n)| row.counts.get_mut(n))
-        {
-            *slot = count;
-        }
-    }
-    Ok(rows.into_iter().map(|(_, row)| row).collect())
-}
-
-fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<DateTime<Utc>>> {
+pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<DateTime<Utc>>> {
     Ok(row.get::<_, Option<i64>>(column)?.map(at))
 }
 
-fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<DeliveryState> {
+pub(super) fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<DeliveryState> {
     DeliveryState::parse(row.get_ref(column)?.as_str()?)
         .ok_or_else(|| damaged(column, "an unknown delivery state"))
 }

@@ -14,6 +14,7 @@
 mod details;
 mod drive;
 mod handover;
+mod health;
 mod intake;
 mod keep;
 mod outbox;
@@ -41,6 +42,7 @@ use keep::Keeping;
 
 pub use drive::{Ended, Scope};
 pub use handover::Handover;
+pub use health::Health;
 
 /// Between two looks at the lanes that are due, while lanes are swept.
 const LANES_PAUSE: TimeDelta = TimeDelta::milliseconds(200);
@@ -61,6 +63,8 @@ pub struct OpenSink {
     pub wake: Notify,
     /// The short way from a fetch to it.
     pub handover: Handover,
+    /// How its receiver does.
+    pub health: Health,
 }
 
 /// Everything the passes need.

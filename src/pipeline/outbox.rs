@@ -5,17 +5,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::handover::{Held, Taking};
+use super::health::Change;
 use super::{OpenSink, Pipeline};
+use crate::breaker::Permit;
 use crate::config::OnDoubt;
-use crate::decide::{Decision, decide};
+use crate::decide::{Decision, Standing, decide};
 use crate::deliver;
-use crate::domain::DeliveryState;
-use crate::ledger::{Claim, Settlement};
+use crate::domain::{DeliveryState, Outcome};
+use crate::ledger::{Claim, Next, Settlement};
 use crate::sinks::{Sink, Stopped};
+use crate::store::Unavailable;
 
 /// How often a stopped sink, or a ledger that cannot be written, is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
@@ -28,6 +32,15 @@ const GATHER: Duration = Duration::from_millis(20);
 /// What an exact sink may hold of bodies that were handed over, and of bodies that were claimed ahead, in KiB each:
 /// bounds memory, however large they are.
 const IN_MEMORY: usize = 2 << 10;
+
+/// Why deliveries ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// They were stopped, or nothing is due any more.
+    Ended,
+    /// The sink is paused.
+    Paused,
+}
 
 /// When the loop of a sink may end.
 #[derive(Clone)]
@@ -45,13 +58,13 @@ impl Pipeline {
             return;
         };
         while !until.stopped.is_cancelled() {
-            if let Err(stopped) = self.resume(sink).await {
-                self.report_stopped(sink, &stopped).await;
-            } else {
-                match Arc::clone(&self).deliver_due(index, &until).await {
-                    Ok(()) => return,
+            match self.resume(sink).await {
+                Ok(()) => match Arc::clone(&self).deliver_due(index, &until).await {
+                    Ok(Left::Ended) => return,
+                    Ok(Left::Paused) => self.while_paused(sink, &until).await,
                     Err(stopped) => self.report_stopped(sink, &stopped).await,
-                }
+                },
+                Err(stopped) => self.report_stopped(sink, &stopped).await,
             }
             if until.drained.is_cancelled() {
                 return;
@@ -64,9 +77,20 @@ impl Pipeline {
         }
     }
 
+    /// Returns when a paused sink is resumed, or has to end.
+    async fn while_paused(&self, sink: &OpenSink, until: &Until) {
+        while matches!(self.ledger.next(sink.id).await, Ok(Next::Paused)) {
+            tokio::select! {
+                () = tokio::time::sleep(LONGEST_SLEEP) => {}
+                () = until.stopped.cancelled() => return,
+                () = until.drained.cancelled() => return,
+            }
+        }
+    }
+
     /// Settles what a crash, or a stop of the sink, left claimed.
     async fn resume(&self, sink: &OpenSink) -> Result<(), Stopped> {
-        let ledger = |error: crate::store::Unavailable| Stopped(error.to_string());
+        let ledger = |error: Unavailable| Stopped(error.to_string());
         let (checkpoint, orphans) = self.ledger.orphans(sink.id).await.map_err(ledger)?;
         let count = orphans.len();
         let resumed = sink.sink.resume(checkpoint, orphans).await?;
@@ -85,7 +109,10 @@ impl Pipeline {
         self.ledger
             .settle_orphans(sink.id, resumed, doubtful, now)
             .await
-            .map_err(ledger)
+            .map_err(ledger)?;
+        let outage = self.ledger.outage(sink.id).await.map_err(ledger)?;
+        sink.health.remember(outage);
+        Ok(())
     }
 
     async fn report_stopped(&self, sink: &OpenSink, stopped: &Stopped) {
@@ -97,10 +124,10 @@ impl Pipeline {
         }
     }
 
-    /// Delivers what is due, for as long as the sink works.
-    async fn deliver_due(self: Arc<Self>, index: usize, until: &Until) -> Result<(), Stopped> {
+    /// Delivers what is due, for as long as the sink works and is not paused.
+    async fn deliver_due(self: Arc<Self>, index: usize, until: &Until) -> Result<Left, Stopped> {
         let Some(sink) = self.sinks.get(index) else {
-            return Ok(());
+            return Ok(Left::Ended);
         };
         self.activity.sink_works(sink.id);
         let (batch, places) = (sink.sink.batch(), sink.sink.concurrency());
@@ -115,6 +142,7 @@ impl Pipeline {
         let mut attempts: JoinSet<Result<(), Stopped>> = JoinSet::new();
         let mut claims: Vec<Held> = Vec::new();
         let mut failed = None;
+        let mut left = Left::Ended;
         while failed.is_none() && !until.stopped.is_cancelled() {
             // Known before the ledger is asked: what was released after the question is seen by one more.
             let drained = until.drained.is_cancelled();
@@ -128,7 +156,14 @@ impl Pipeline {
                 taking.take_all(&mut claims);
             }
             self.start(index, &mut claims, &mut attempts);
-            let wanted = ((places - attempts.len()) * batch + ahead).saturating_sub(claims.len());
+            let permitted = self.permitted(sink).await;
+            let wanted = match permitted {
+                Permit::All => {
+                    ((places - attempts.len()) * batch + ahead).saturating_sub(claims.len())
+                }
+                Permit::Probe => usize::from(attempts.is_empty() && claims.is_empty()),
+                Permit::Nothing => 0,
+            };
             let held = claims.iter().map(|held| held.claim.parcel.body.kib());
             let free = if ahead > 0 {
                 IN_MEMORY.saturating_sub(held.sum())
@@ -137,9 +172,13 @@ impl Pipeline {
                 usize::MAX
             };
             if wanted > 0 && free > 0 {
-                claims.extend(self.claim(sink, wanted, free).await);
+                let Some(more) = self.claim(sink, wanted, free).await else {
+                    left = Left::Paused;
+                    break;
+                };
+                claims.extend(more);
             }
-            let nothing_due = wanted > 0 && claims.is_empty();
+            let nothing_due = (wanted > 0 || permitted == Permit::Nothing) && claims.is_empty();
             self.start(index, &mut claims, &mut attempts);
             if drained && nothing_due && attempts.is_empty() {
                 break;
@@ -164,7 +203,7 @@ impl Pipeline {
             };
             failed = failed.or(flatten(ended).err());
         }
-        failed.map_or(Ok(()), Err)
+        failed.map_or(Ok(left), Err)
     }
 
     /// Returns when a batch is here, or half of all that is on its way.
@@ -199,11 +238,25 @@ impl Pipeline {
         }
     }
 
-    async fn claim(&self, sink: &OpenSink, limit: usize, kib: usize) -> Vec<Held> {
+    /// What may be attempted: while that is nothing, a person may say that the receiver works again.
+    async fn permitted(&self, sink: &OpenSink) -> Permit {
+        let permitted = sink.health.permits(self.now());
+        if permitted == Permit::Nothing
+            && let Ok(None) = self.ledger.outage(sink.id).await
+            && sink.health.is_resumed()
+        {
+            return Permit::All;
+        }
+        permitted
+    }
+
+    /// Claims what is due; `None` if the sink is paused.
+    async fn claim(&self, sink: &OpenSink, limit: usize, kib: usize) -> Option<Vec<Held>> {
         let now = self.now();
-        let claimed = match self.ledger.next_due(sink.id).await {
-            Ok(Some(at)) if at <= now => self.ledger.claim(sink.id, limit, kib, now).await,
-            Ok(_) => Ok(Vec::new()),
+        let claimed = match self.ledger.next(sink.id).await {
+            Ok(Next::Paused) => return None,
+            Ok(Next::DueAt(at)) if at <= now => self.ledger.claim(sink.id, limit, kib, now).await,
+            Ok(Next::DueAt(_) | Next::Nothing) => Ok(Vec::new()),
             Err(error) => Err(error),
         };
         let claims = claimed.unwrap_or_else(|error| {
@@ -211,7 +264,7 @@ impl Pipeline {
             Vec::new()
         });
         let held = |claim| Held { claim, room: None };
-        claims.into_iter().map(held).collect()
+        Some(claims.into_iter().map(held).collect())
     }
 
     /// Attempts a batch of claims once, and settles them however often the ledger has to be asked.
@@ -228,12 +281,26 @@ impl Pipeline {
         let attempted = deliver::attempt(&sink.sink, claims, self.now()).await?;
         crate::crash::point("deliver.before_settle");
         let now = self.now();
-        let decided = attempted.outcomes.into_iter().map(|(claim, outcome)| {
-            let decision = decide(sink.rules, claim.ticket.facts, outcome, now, rand::random());
-            report(sink, &claim, &decision);
-            (claim, decision)
-        });
-        let settlement = Settlement::new(sink.id, decided.collect(), attempted.checkpoint);
+        let mut decided = Vec::with_capacity(attempted.outcomes.len());
+        let mut changed = Change::None;
+        let mut gone = None;
+        for (claim, outcome) in attempted.outcomes {
+            let (standing, change) = sink.health.after(claim.parcel.delivery, &outcome, now);
+            if change != Change::None {
+                changed = change;
+            }
+            if let Outcome::Gone { reason } = &outcome {
+                gone = Some(reason.clone());
+            }
+            let (facts, jitter) = (claim.ticket.facts, rand::random());
+            let decision = decide(sink.rules, facts, outcome, standing, now, jitter);
+            if sink.rules.order_wait.is_some() && matches!(decision, Decision::Held { .. }) {
+                sink.health.set_aside();
+            }
+            report(sink, &claim, &decision, standing);
+            decided.push((claim, decision));
+        }
+        let settlement = Settlement::new(sink.id, decided, attempted.checkpoint);
         loop {
             match self.ledger.settle(&settlement, now).await {
                 Ok(settled) => {
@@ -241,12 +308,61 @@ impl Pipeline {
                         tracing::error!(sink = %sink.name, fenced = settled.fenced, "deliveries were settled by somebody else meanwhile");
                     }
                     self.ledger_works();
+                    if let Err(error) = self.note(sink, changed, gone, now).await {
+                        // The next attempt, or the next start, finds out again.
+                        self.ledger_trouble(&error);
+                    }
                     return Ok(());
                 }
                 Err(error) => {
                     self.ledger_trouble(&error);
                     tokio::time::sleep(TRY_AGAIN).await;
                 }
+            }
+        }
+    }
+
+    /// Notes what an attempt has said of the sink as a whole. After the settling: what failed because its receiver did
+    /// not work gets its place again.
+    async fn note(
+        &self,
+        sink: &OpenSink,
+        changed: Change,
+        gone: Option<String>,
+        now: DateTime<Utc>,
+    ) -> Result<(), Unavailable> {
+        let name = &sink.name;
+        if let Some(why) = gone {
+            tracing::error!(
+                sink = %name,
+                "{why}: paused, its events wait; when it has an address again: `fullscript-events sinks resume {name}`"
+            );
+            self.ledger.pause_sink(sink.id, why, now).await?;
+        }
+        match changed {
+            Change::None => Ok(()),
+            Change::Down(outage) => {
+                tracing::error!(
+                    sink = %name, probe_at = %outage.probe_at.format("%FT%TZ"),
+                    "its receiver does not work: several deliveries failed in a row; its events wait, and one of them is tried now and then"
+                );
+                self.ledger.note_outage(sink.id, outage).await?;
+                sink.health.noted();
+                Ok(())
+            }
+            Change::StillDown(outage) => {
+                self.ledger.note_outage(sink.id, outage).await?;
+                sink.health.noted();
+                Ok(())
+            }
+            Change::Works(outage) => {
+                tracing::info!(
+                    sink = %name, since = %outage.since.format("%FT%TZ"), probes = outage.probes + 1,
+                    "its receiver works again: delivering what has waited"
+                );
+                self.ledger.note_works(sink.id, now).await?;
+                sink.wake.notify_one();
+                Ok(())
             }
         }
     }
@@ -258,11 +374,14 @@ fn flatten(joined: Result<Result<(), Stopped>, tokio::task::JoinError>) -> Resul
 }
 
 /// One line per failed attempt, here where it is handled.
-fn report(sink: &OpenSink, claim: &Claim, decision: &Decision) {
+fn report(sink: &OpenSink, claim: &Claim, decision: &Decision, standing: Standing) {
     let (sink, event) = (&sink.name, &claim.parcel.event);
     let attempt = claim.parcel.attempt;
     match decision {
         Decision::Done => tracing::debug!(%sink, %event, attempt, "delivered"),
+        Decision::Again { reason, .. } if standing == Standing::Down => {
+            tracing::debug!(%sink, %event, attempt, "not delivered, as its receiver does not work: {reason}");
+        }
         Decision::Again { at, reason, .. } => {
             tracing::warn!(%sink, %event, attempt, due_at = %at.format("%FT%TZ"), "not delivered: {reason}");
         }

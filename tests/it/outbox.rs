@@ -1,105 +1,17 @@
 //! The outbox: every sink on its own, by its own rules, whatever the others do.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use fullscript_events::domain::DeliveryState;
 use fullscript_events::ledger::{Choice, DeliveryRow, Resend};
 
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-
+use crate::receiver::{Answer, Receiver};
 use crate::stepped::{DAY, HOUR, MINUTE, Stepped, polling, two_clinics};
 use crate::world::{Setup, id_of, lines_of};
 
 const EVERYTHING: &str = "first_run = \"30d\"";
-
-/// How the receiver answers.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Answer {
-    Status(u16),
-    /// Not before it is told something else.
-    Hang,
-}
-
-/// One request that arrived.
-#[derive(Clone, Debug, PartialEq)]
-struct Got {
-    event: String,
-    attempt: String,
-    body: Bytes,
-}
-
-/// A webhook receiver on loopback.
-struct Receiver {
-    url: String,
-    inside: Inside,
-    _server: JoinSet<()>,
-}
-
-#[derive(Clone)]
-struct Inside {
-    answer: Arc<watch::Sender<Answer>>,
-    got: Arc<Mutex<Vec<Got>>>,
-}
-
-impl Receiver {
-    async fn start(answer: Answer) -> Self {
-        let inside = Inside {
-            answer: Arc::new(watch::Sender::new(answer)),
-            got: Arc::default(),
-        };
-        let app = Router::new().fallback(receive).with_state(inside.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/hook", listener.local_addr().unwrap());
-        let mut server = JoinSet::new();
-        server.spawn(async move { axum::serve(listener, app).await.unwrap() });
-        Self {
-            url,
-            inside,
-            _server: server,
-        }
-    }
-
-    fn answers(&self, answer: Answer) {
-        self.inside.answer.send_replace(answer);
-    }
-
-    fn got(&self) -> Vec<Got> {
-        self.inside.got.lock().unwrap().clone()
-    }
-
-    /// A sink `hook` that posts here, with further settings.
-    fn sink(&self, more: &str) -> String {
-        format!(
-            "[[sinks]]\nname = \"hook\"\nkind = \"webhook\"\nclinics = [\"*\"]\nurl = {:?}\nsignature = \"none\"\n{more}\n",
-            self.url
-        )
-    }
-}
-
-async fn receive(State(inside): State<Inside>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let header = |name| headers[name].to_str().unwrap().to_owned();
-    inside.got.lock().unwrap().push(Got {
-        event: header("x-event-id"),
-        attempt: header("x-delivery-attempt"),
-        body,
-    });
-    let mut answer = inside.answer.subscribe();
-    let told = *answer
-        .wait_for(|answer| *answer != Answer::Hang)
-        .await
-        .unwrap();
-    match told {
-        Answer::Status(status) => StatusCode::from_u16(status).unwrap(),
-        Answer::Hang => unreachable!(),
-    }
-}
 
 fn with_sinks(more: String) -> Setup {
     Setup {

@@ -10,7 +10,7 @@ use super::{check, exit, json, text};
 use crate::cli::Exit;
 use crate::cli::output::Paint;
 use crate::domain::ClinicName;
-use crate::ledger::{LaneRow, SinkRow};
+use crate::ledger::{LaneRow, Mode, SinkRow};
 use crate::token::{Overview, State};
 
 fn now() -> DateTime<Utc> {
@@ -56,6 +56,9 @@ fn sink(name: &str) -> SinkRow {
         waiting_since: None,
         trouble: None,
         stopped: None,
+        mode: Mode::Open,
+        mode_why: None,
+        outage: None,
     }
 }
 

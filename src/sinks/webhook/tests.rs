@@ -79,6 +79,7 @@ fn kind(outcome: &Outcome) -> (&'static str, Option<u64>) {
         Outcome::Later { retry_after, .. } => ("later", seconds(retry_after)),
         Outcome::NotSent { .. } => ("not sent", None),
         Outcome::Doubt { .. } => ("doubt", None),
+        Outcome::Gone { .. } => ("gone", None),
     }
 }
 
@@ -96,7 +97,7 @@ async fn every_answer_has_its_outcome_and_none_repeats_the_receivers_text() {
         ("401 X", ("no", None)),
         ("404 X", ("no", None)),
         ("408 X", ("later", None)),
-        ("410 X", ("no", None)),
+        ("410 X", ("gone", None)),
         ("413 X\r\nretry-after: 5", ("no", Some(5))),
         ("425 X", ("later", None)),
         ("429 X\r\nretry-after: 7", ("later", Some(7))),

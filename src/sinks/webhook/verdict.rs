@@ -68,6 +68,7 @@ fn refusal(status: StatusCode, retry_after: Option<Duration>) -> Outcome {
                 retry_after,
             }
         }
+        StatusCode::GONE => Outcome::Gone { reason },
         // A gateway's word: what became of the request behind it, it does not know.
         StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => Outcome::Doubt { reason },
         _ => Outcome::No {

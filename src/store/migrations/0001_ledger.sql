@@ -77,7 +77,13 @@ CREATE TABLE sink (
   sink       INTEGER PRIMARY KEY,
   name       TEXT NOT NULL UNIQUE,
   checkpoint TEXT,   -- up to where an exact sink's own file is in agreement with this ledger
-  stopped    TEXT    -- why it needs a person
+  stopped    TEXT,   -- why it needs a person
+  mode       TEXT NOT NULL DEFAULT 'open' CHECK (mode IN ('open', 'paused', 'draining')),
+  mode_why   TEXT,
+  mode_at    INTEGER,
+  outage_since INTEGER,  -- its receiver does not work since; NULL: as far as known it does
+  probe_at   INTEGER,    -- when it is asked again
+  probes     INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 -- One event owed to one sink. issued = queued + claimed + held + dead + done + skipped, always.
@@ -95,6 +101,7 @@ CREATE TABLE delivery (
   due_at     INTEGER NOT NULL,             -- at first the event's created_at: the order of fetching and of delivery
   attempts   INTEGER NOT NULL DEFAULT 0,   -- claims so far; the newest one may settle
   refusals   INTEGER NOT NULL DEFAULT 0,   -- answers of no: only these count towards max_attempts
+  failing_since INTEGER,                   -- its first attempt that failed
   epoch      INTEGER,                      -- who claimed it
   issued_at  INTEGER NOT NULL,
   settled_at INTEGER,

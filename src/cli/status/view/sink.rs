@@ -2,11 +2,11 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::super::super::output::span;
+use super::super::super::output::{span, utc};
 use super::super::snapshot::Snapshot;
 use super::{Problem, Severity};
 use crate::domain::DeliveryState;
-use crate::ledger::SinkRow;
+use crate::ledger::{Mode, SinkRow};
 
 /// A sink as it is shown.
 #[derive(Clone, Debug)]
@@ -66,6 +66,39 @@ fn judge(snapshot: &Snapshot, row: &SinkRow, stale_after: TimeDelta) -> SinkView
     let age = row.waiting_since.map(|since| snapshot.now - since);
     let late = age.filter(|age| *age > stale_after);
     let trouble = row.trouble.as_deref();
+    match row.mode {
+        Mode::Open => {}
+        Mode::Paused => {
+            let why = row.mode_why.as_deref().unwrap_or("by a person");
+            say(
+                Severity::Warning,
+                "sink paused",
+                format!("Paused ({why}): its events wait."),
+                Some(format!("sinks resume {name}")),
+            );
+        }
+        Mode::Draining => say(
+            Severity::Note,
+            "draining",
+            "Draining: what waits is delivered, and it gets nothing new.".to_owned(),
+            None,
+        ),
+    }
+    if let Some(outage) = row.outage {
+        say(
+            Severity::Warning,
+            "receiver does not work",
+            format!(
+                "Its receiver does not work for {}{}. Its events wait; one is tried at {}.",
+                span(snapshot.now - outage.since),
+                trouble.map_or(String::new(), |trouble| format!(": {trouble}")),
+                utc(outage.probe_at)
+            ),
+            Some(format!("sinks test {name}")),
+        );
+    }
+    let late = late.filter(|_| row.mode != Mode::Paused && row.outage.is_none());
+    let trouble = trouble.filter(|_| row.outage.is_none());
     match (&row.stopped, late, trouble) {
         (Some(why), _, _) => {
             // The sink itself says whether accepting its file is what it waits for.
@@ -146,9 +179,9 @@ fn former_sink(snapshot: &Snapshot, row: &SinkRow) -> SinkView {
     let (severity, detail, remedy) = if view.waiting > 0 {
         (
             Severity::Warning,
-            "No longer in the configuration, and deliveries wait for it: configure it again, or they wait for ever.",
+            "No longer in the configuration, and deliveries wait for it: the daemon will not start again before you say what becomes of them. Renamed? Then",
             Some(format!(
-                "{} events list --sink {} --state queued",
+                "{} sinks reassign {} NEW-NAME",
                 snapshot.program, row.name
             )),
         )

@@ -1,0 +1,455 @@
+//! The sinks as the ledger knows them: by their names, which the backlog belongs to, and how each of them stands.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::query::{state, time};
+use super::{EventKey, Ledger, Query, SinkId, at, ms, numbers, outbox};
+use crate::breaker::Outage;
+use crate::domain::{DeliveryState, SinkName};
+use crate::store::Unavailable;
+
+/// Whether a sink's deliveries are attempted, and whether it gets new ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Both.
+    Open,
+    /// Nothing is attempted; its events wait.
+    Paused,
+    /// What waits is delivered, and nothing new is issued to it.
+    Draining,
+}
+
+impl Mode {
+    const ALL: [Self; 3] = [Self::Open, Self::Paused, Self::Draining];
+
+    /// The one word for it in the ledger and in what commands print.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Paused => "paused",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// What a sink's loop may do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing until it is resumed.
+    Paused,
+    /// Nothing is queued with its body here.
+    Nothing,
+    /// Something is due at this time.
+    DueAt(DateTime<Utc>),
+}
+
+/// A sink as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinkRow {
+    /// Its name.
+    pub name: String,
+    /// How many deliveries are in each state, in the order of [`DeliveryState::ALL`].
+    pub counts: [u64; 6],
+    /// When the oldest unsettled event happened.
+    pub oldest: Option<DateTime<Utc>>,
+    /// Since when the longest unsettled delivery is owed: later than `oldest` after a backfill.
+    pub waiting_since: Option<DateTime<Utc>>,
+    /// How the last failed attempt of a queued delivery ended.
+    pub trouble: Option<String>,
+    /// Why it needs a person.
+    pub stopped: Option<String>,
+    /// Whether it is paused or draining.
+    pub mode: Mode,
+    /// Why, if it is paused.
+    pub mode_why: Option<String>,
+    /// Its receiver does not work (see `breaker`).
+    pub outage: Option<Outage>,
+}
+
+impl SinkRow {
+    /// How many deliveries are in a state.
+    pub fn count(&self, state: DeliveryState) -> u64 {
+        DeliveryState::ALL
+            .into_iter()
+            .zip(self.counts)
+            .find_map(|(each, count)| (each == state).then_some(count))
+            .unwrap_or_default()
+    }
+}
+
+/// What became of the wish to give one sink's backlog to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reassigned {
+    /// The other had nothing: it is the same sink by a new name, history and all.
+    Renamed {
+        /// How many deliveries waited, were held or dead.
+        waiting: u64,
+    },
+    /// What waited, was held or dead is the other's now.
+    Moved {
+        /// How many.
+        moved: u64,
+        /// How many the other had had already: skipped.
+        known: u64,
+    },
+}
+
+impl Ledger {
+    /// Gives every sink of the configuration a row, and the numbers of all of them.
+    pub async fn enrol_sinks(
+        &self,
+        sinks: Vec<SinkName>,
+    ) -> Result<BTreeMap<SinkName, SinkId>, Unavailable> {
+        self.store
+            .write(move |c| {
+                sinks
+                    .iter()
+                    .map(|name| {
+                        let id = c
+                            .prepare_cached(
+                                "INSERT INTO sink (name) VALUES (?1)
+                                 ON CONFLICT (name) DO UPDATE SET name = name RETURNING sink",
+                            )?
+                            .query_row([name.as_str()], |row| row.get(0).map(SinkId))?;
+                        Ok((name.clone(), id))
+                    })
+                    .collect()
+            })
+            .await
+    }
+
+    /// What a sink's loop may do next.
+    pub async fn next(&self, sink: SinkId) -> Result<Next, Unavailable> {
+        self.store
+            .read(move |c| {
+                let (paused, due_at) = c
+                    .prepare_cached(
+                        "SELECT mode = 'paused',
+                           (SELECT due_at FROM delivery WHERE sink = ?1 AND state = 'queued' AND ready = 1
+                            ORDER BY due_at LIMIT 1)
+                         FROM sink WHERE sink = ?1",
+                    )?
+                    .query_row([sink.0], |row| Ok((row.get(0)?, time(row, 1)?)))?;
+                Ok(match (paused, due_at) {
+                    (true, _) => Next::Paused,
+                    (false, None) => Next::Nothing,
+                    (false, Some(due_at)) => Next::DueAt(due_at),
+                })
+            })
+            .await
+    }
+
+    /// The outage that a sink's breaker was in when it was last noted.
+    pub async fn outage(&self, sink: SinkId) -> Result<Option<Outage>, Unavailable> {
+        self.store
+            .read(move |c| {
+                c.prepare_cached(&format!("SELECT {OUTAGE} FROM sink WHERE sink = ?1"))?
+                    .query_row([sink.0], |row| outage(row, 0))
+            })
+            .await
+    }
+
+    /// Notes that a sink's breaker has opened, or has probed in vain.
+    pub async fn note_outage(&self, sink: SinkId, outage: Outage) -> Result<(), Unavailable> {
+        self.store
+            .write(move |c| {
+                c.prepare_cached(
+                    "UPDATE sink SET outage_since = ?1, probe_at = ?2, probes = ?3 WHERE sink = ?4",
+                )?
+                .execute((ms(outage.since), ms(outage.probe_at), outage.probes, sink.0))
+                .map(drop)
+            })
+            .await
+    }
+
+    /// Notes that a sink's receiver works again. What failed because it did not is due at once, and takes its place
+    /// by the time it happened again; what the receiver has refused and is not due keeps its own patience.
+    pub async fn note_works(&self, sink: SinkId, now: DateTime<Utc>) -> Result<(), Unavailable> {
+        self.store
+            .write(move |c| {
+                c.prepare_cached(
+                    "UPDATE delivery SET due_at = (SELECT created_at FROM event e WHERE e.event = delivery.event)
+                     WHERE sink = ?1 AND state = 'queued' AND ready = 1 AND failing_since IS NOT NULL
+                       AND (refusals = 0 OR due_at <= ?2)",
+                )?
+                .execute((sink.0, ms(now)))?;
+                forget_outage(c, sink)
+            })
+            .await
+    }
+
+    /// The receiver says that it is no receiver any more.
+    pub async fn pause_sink(
+        &self,
+        sink: SinkId,
+        why: String,
+        now: DateTime<Utc>,
+    ) -> Result<(), Unavailable> {
+        self.store
+            .write(move |c| set_mode(c, sink, Mode::Paused, Some(&why), now))
+            .await
+    }
+
+    /// Notes why a sink needs a person; cleared when it goes on.
+    pub async fn note_stopped(&self, sink: SinkId, stopped: String) -> Result<(), Unavailable> {
+        self.store
+            .write(move |c| {
+                c.prepare_cached("UPDATE sink SET stopped = ?1 WHERE sink = ?2")?
+                    .execute((&stopped, sink.0))
+                    .map(drop)
+            })
+            .await
+    }
+}
+
+impl Query {
+    /// Every sink that has ever been configured.
+    pub async fn sinks(&self) -> Result<Vec<SinkRow>, Unavailable> {
+        self.store.read(sinks).await
+    }
+
+    /// Makes an exact sink take its file as it is now: what a person says after having looked. Gives whether there is
+    /// such a sink.
+    pub async fn accept_sink(&self, sink: String) -> Result<bool, Unavailable> {
+        self.store
+            .write(move |c| {
+                c.execute("UPDATE sink SET checkpoint = NULL WHERE name = ?1", [&sink])
+                    .map(|changed| changed > 0)
+            })
+            .await
+    }
+
+    /// Pauses a sink, lets it drain, or opens it again; the latter forgets its outage too. Gives whether there is such
+    /// a sink.
+    pub async fn set_sink_mode(
+        &self,
+        sink: String,
+        mode: Mode,
+        why: Option<String>,
+        now: DateTime<Utc>,
+    ) -> Result<bool, Unavailable> {
+        self.store
+            .write(move |c| {
+                let Some(sink) = number_of(c, &sink)? else {
+                    return Ok(false);
+                };
+                set_mode(c, sink, mode, why.as_deref(), now)?;
+                if mode == Mode::Open {
+                    forget_outage(c, sink)?;
+                }
+                Ok(true)
+            })
+            .await
+    }
+
+    /// The sinks that are none of `configured` and have deliveries that wait, with their number.
+    pub async fn strangers(
+        &self,
+        configured: Vec<SinkName>,
+    ) -> Result<Vec<(String, u64)>, Unavailable> {
+        let rows = self.sinks().await?;
+        let strangers = rows.into_iter().filter_map(|row| {
+            let waiting = row.count(DeliveryState::Queued) + row.count(DeliveryState::Claimed);
+            let known = configured.iter().any(|name| name.as_str() == row.name);
+            (waiting > 0 && !known).then_some((row.name, waiting))
+        });
+        Ok(strangers.collect())
+    }
+
+    /// Gives one sink's backlog to another. What was in flight to the old one may have arrived there: it is held.
+    /// `None` if the ledger does not know the old one. Only while nobody delivers.
+    pub async fn reassign(
+        &self,
+        from: String,
+        to: SinkName,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Reassigned>, Unavailable> {
+        self.store
+            .write(move |c| {
+                number_of(c, &from)?
+                    .map(|from| reassign(c, from, &to, now))
+                    .transpose()
+            })
+            .await
+    }
+
+    /// Gives up what waits, is held or dead of a sink: it is skipped. Gives how much. Only while nobody delivers.
+    pub async fn forget_sink(
+        &self,
+        sink: String,
+        now: DateTime<Utc>,
+    ) -> Result<Option<u64>, Unavailable> {
+        self.store
+            .write(move |c| {
+                let Some(sink) = number_of(c, &sink)? else {
+                    return Ok(None);
+                };
+                let events: Vec<i64> = c
+                    .prepare_cached(&format!(
+                        "UPDATE delivery SET state = 'skipped', settled_at = ?1, reason = 'the sink was removed by a person'
+                         WHERE sink = ?2 AND {OPEN} RETURNING event"
+                    ))?
+                    .query_map((ms(now), sink.0), |row| row.get(0))?
+                    .collect::<rusqlite::Result<_>>()?;
+                let count = events.len() as u64;
+                outbox::forget_bodies(c, &numbers(events))?;
+                Ok(Some(count))
+            })
+            .await
+    }
+}
+
+/// Not settled for good.
+const OPEN: &str = "state <> 'done' AND state <> 'skipped'";
+/// What [`outage`] reads.
+const OUTAGE: &str = "outage_since, probe_at, probes";
+
+fn number_of(c: &Connection, name: &str) -> rusqlite::Result<Option<SinkId>> {
+    c.prepare_cached("SELECT sink FROM sink WHERE name = ?1")?
+        .query_row([name], |row| row.get(0).map(SinkId))
+        .optional()
+}
+
+fn set_mode(
+    c: &Connection,
+    sink: SinkId,
+    mode: Mode,
+    why: Option<&str>,
+    now: DateTime<Utc>,
+) -> rusqlite::Result<()> {
+    c.prepare_cached("UPDATE sink SET mode = ?1, mode_why = ?2, mode_at = ?3 WHERE sink = ?4")?
+        .execute((mode.as_str(), why, ms(now), sink.0))
+        .map(drop)
+}
+
+fn forget_outage(c: &Connection, sink: SinkId) -> rusqlite::Result<()> {
+    c.prepare_cached(
+        "UPDATE sink SET outage_since = NULL, probe_at = NULL, probes = 0 WHERE sink = ?1",
+    )?
+    .execute([sink.0])
+    .map(drop)
+}
+
+/// The sinks that nothing new is issued to.
+pub(super) fn draining(c: &Connection) -> rusqlite::Result<Vec<SinkId>> {
+    c.prepare_cached("SELECT sink FROM sink WHERE mode = 'draining'")?
+        .query_map((), |row| row.get(0).map(SinkId))?
+        .collect()
+}
+
+fn reassign(
+    c: &Connection,
+    from: SinkId,
+    to: &SinkName,
+    now: DateTime<Utc>,
+) -> rusqlite::Result<Reassigned> {
+    c.prepare_cached(
+        "UPDATE delivery SET state = 'held', settled_at = ?1, reason = 'in flight when its sink was reassigned'
+         WHERE sink = ?2 AND state = 'claimed'",
+    )?
+    .execute((ms(now), from.0))?;
+    let waiting = c
+        .prepare_cached(&format!(
+            "SELECT count(*) FROM delivery WHERE sink = ?1 AND {OPEN}"
+        ))?
+        .query_row([from.0], |row| row.get::<_, u64>(0))?;
+    let other = number_of(c, to.as_str())?;
+    let has_past = other.map_or(Ok(false), |other| {
+        c.prepare_cached("SELECT 1 FROM delivery WHERE sink = ?1 LIMIT 1")?
+            .exists([other.0])
+    })?;
+    let Some(other) = other.filter(|_| has_past) else {
+        c.execute("DELETE FROM sink WHERE name = ?1", [to.as_str()])?;
+        c.execute(
+            "UPDATE sink SET name = ?1, mode = 'open', mode_why = NULL, stopped = NULL WHERE sink = ?2",
+            (to.as_str(), from.0),
+        )?;
+        forget_outage(c, from)?;
+        return Ok(Reassigned::Renamed { waiting });
+    };
+    let known: Vec<i64> = c
+        .prepare(&format!(
+            "UPDATE delivery SET state = 'skipped', settled_at = ?1, reason = 'reassigned to a sink that has it'
+             WHERE sink = ?2 AND {OPEN}
+               AND EXISTS (SELECT 1 FROM delivery d WHERE d.event = delivery.event AND d.sink = ?3)
+             RETURNING event"
+        ))?
+        .query_map((ms(now), from.0, other.0), |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let events: Vec<EventKey> = known.iter().copied().map(EventKey).collect();
+    outbox::forget_bodies(c, &numbers(known))?;
+    let moved = c.execute(
+        &format!("UPDATE delivery SET sink = ?1, ordinal = 1 WHERE sink = ?2 AND {OPEN}"),
+        (other.0, from.0),
+    )?;
+    Ok(Reassigned::Moved {
+        moved: moved as u64,
+        known: events.len() as u64,
+    })
+}
+
+fn sinks(c: &Connection) -> rusqlite::Result<Vec<SinkRow>> {
+    let mut rows: Vec<(i64, SinkRow)> = c
+        .prepare(&format!(
+            "SELECT sink, name,
+               (SELECT min(e.created_at) FROM delivery d JOIN event e USING (event)
+                  WHERE d.sink = sink.sink AND d.state IN ('queued', 'claimed')),
+               (SELECT min(issued_at) FROM delivery d WHERE d.sink = sink.sink AND d.state IN ('queued', 'claimed')),
+               (SELECT reason FROM delivery d WHERE d.sink = sink.sink AND d.state = 'queued' AND reason IS NOT NULL
+                  ORDER BY due_at DESC LIMIT 1),
+               stopped, mode, mode_why, {OUTAGE}
+             FROM sink ORDER BY name"
+        ))?
+        .query_map((), |row| {
+            let mode = row.get_ref(6)?.as_str()?;
+            Ok((
+                row.get(0)?,
+                SinkRow {
+                    name: row.get(1)?,
+                    counts: [0; 6],
+                    oldest: time(row, 2)?,
+                    waiting_since: time(row, 3)?,
+                    trouble: row.get(4)?,
+                    stopped: row.get(5)?,
+                    mode: Mode::ALL
+                        .into_iter()
+                        .find(|each| each.as_str() == mode)
+                        .unwrap_or(Mode::Open),
+                    mode_why: row.get(7)?,
+                    outage: outage(row, 8)?,
+                },
+            ))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut statement =
+        c.prepare("SELECT sink, state, count(*) FROM delivery GROUP BY sink, state")?;
+    let mut counts = statement.query(())?;
+    while let Some(row) = counts.next()? {
+        let (sink, state, count) = (row.get::<_, i64>(0)?, state(row, 1)?, row.get(2)?);
+        let place = DeliveryState::ALL
+            .into_iter()
+            .position(|each| each == state);
+        let sink = rows.iter_mut().find(|(id, _)| *id == sink);
+        if let Some(slot) = sink
+            .zip(place)
+            .and_then(|((_, row), n)| row.counts.get_mut(n))
+        {
+            *slot = count;
+        }
+    }
+    Ok(rows.into_iter().map(|(_, row)| row).collect())
+}
+
+fn outage(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Outage>> {
+    let since: Option<i64> = row.get(column)?;
+    let probe_at: Option<i64> = row.get(column + 1)?;
+    let probes = row.get(column + 2)?;
+    Ok(since.zip(probe_at).map(|(since, probe_at)| Outage {
+        since: at(since),
+        probe_at: at(probe_at),
+        probes,
+    }))
+}

@@ -12,7 +12,7 @@ use crate::api::budget::Budget;
 use crate::clock::SharedClock;
 use crate::config::{self, Config};
 use crate::decide::Rules;
-use crate::domain::Lane;
+use crate::domain::{Lane, OrderBy};
 use crate::http::BuildError;
 use crate::ledger::Ledger;
 use crate::pipeline::{Activity, Handover, Health, OpenSink, Pipeline};
@@ -133,7 +133,10 @@ pub async fn open(
     if !strangers.is_empty() {
         return Err(StartError::Strangers(strangers));
     }
-    let ids = ledger.enrol_sinks(names).await?;
+    let orders = config.sinks.iter().map(|sink| sink.order_by);
+    let ids = ledger
+        .enrol_sinks(names.into_iter().zip(orders).collect())
+        .await?;
     let mut sinks = Vec::with_capacity(config.sinks.len());
     for sink in &config.sinks {
         let Some(id) = ids.get(&sink.name) else {
@@ -146,7 +149,7 @@ pub async fn open(
                 max_attempts: sink.max_attempts,
                 give_up_after: sink.give_up_after,
                 on_doubt: sink.on_doubt,
-                order_wait: None,
+                order_wait: (sink.order_by != OrderBy::None).then_some(sink.order_wait),
             },
             sink: AnySink::open(sink, &config.http)?,
             wake: tokio::sync::Notify::new(),

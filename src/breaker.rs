@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
 
 use crate::decide::back_off;
 use crate::domain::{DeliveryId, Outcome};
@@ -21,7 +22,8 @@ const FIRST_WAIT: Duration = Duration::from_secs(10);
 const LONGEST_WAIT: Duration = Duration::from_mins(15);
 
 /// The breaker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Breaker {
     /// Attempts are made.
     Closed(Streak),
@@ -30,16 +32,16 @@ pub enum Breaker {
 }
 
 /// Failures in a row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Streak {
     failures: u32,
-    first: Option<DeliveryId>,
+    first: Option<i64>,
     /// Not one delivery's fault alone.
     general: bool,
 }
 
 /// Since when a receiver does not work, and when it is asked again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outage {
     /// When it was noticed.
     pub since: DateTime<Utc>,
@@ -118,10 +120,10 @@ impl Breaker {
 
 impl Streak {
     fn and(self, delivery: DeliveryId, general: bool) -> Self {
-        let other = self.first.is_some_and(|first| first != delivery);
+        let other = self.first.is_some_and(|first| first != delivery.0);
         Self {
             failures: self.failures.saturating_add(1),
-            first: self.first.or(Some(delivery)),
+            first: self.first.or(Some(delivery.0)),
             general: self.general || general || other,
         }
     }

@@ -19,6 +19,9 @@ const LONGEST_WAIT: Duration = Duration::from_hours(1);
 /// No wait that a receiver wishes for is longer.
 const LONGEST_WISH: Duration = Duration::from_hours(24);
 
+/// Nothing is set aside before so many attempts: if its receiver did not work, the breaker would be open by then.
+const TRIED_ENOUGH: u32 = 5;
+
 /// The rules of a sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
@@ -120,6 +123,7 @@ pub fn decide(
     if let (Some(wait), Some(since)) = (rules.order_wait, facts.failing_since)
         && is_its_own
         && standing == Standing::Works
+        && facts.attempt >= TRIED_ENOUGH
         && now >= after(since, wait)
     {
         let minutes = wait.as_secs() / 60;
@@ -268,6 +272,54 @@ mod tests {
             decided(OnDoubt::Resend, 1, 0, DAY, doubt()),
             Decision::Again { .. }
         ));
+    }
+
+    #[test]
+    fn what_holds_back_others_for_too_long_is_set_aside_unless_it_may_be_the_receiver() {
+        let hour = Duration::from_hours(1);
+        let rules = Rules {
+            order_wait: Some(hour),
+            max_attempts: 100,
+            ..rules(OnDoubt::Resend)
+        };
+        let facts = Facts {
+            attempt: 5,
+            refusals: 4,
+            issued_at: DateTime::UNIX_EPOCH,
+            failing_since: Some(DateTime::UNIX_EPOCH),
+        };
+        let is_held = |facts, outcome, standing, age| {
+            let now = DateTime::UNIX_EPOCH + age;
+            let decision = decide(rules, facts, outcome, standing, now, 1.0);
+            matches!(decision, Decision::Held { .. })
+        };
+        assert!(is_held(facts, no(), Standing::Works, hour));
+        assert!(is_held(facts, doubt(), Standing::Works, hour));
+        assert!(!is_held(facts, no(), Standing::Works, hour / 2));
+        assert!(!is_held(facts, not_sent(), Standing::Works, hour));
+        assert!(!is_held(facts, no(), Standing::Doubtful, hour));
+        assert!(!is_held(facts, no(), Standing::Down, hour));
+        let early = Facts {
+            attempt: 4,
+            ..facts
+        };
+        assert!(!is_held(early, no(), Standing::Works, hour));
+    }
+
+    #[test]
+    fn while_its_receiver_does_not_work_no_refusal_counts_and_nothing_waits_by_itself() {
+        let facts = Facts {
+            attempt: 9,
+            refusals: 2,
+            issued_at: DateTime::UNIX_EPOCH,
+            failing_since: None,
+        };
+        let now = DateTime::UNIX_EPOCH + DAY;
+        let decision = decide(rules(OnDoubt::Hold), facts, no(), Standing::Down, now, 1.0);
+        let Decision::Again { at, refusals, .. } = decision else {
+            panic!("{decision:?}")
+        };
+        assert_eq!((at, refusals), (now, 2));
     }
 
     #[test]

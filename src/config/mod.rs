@@ -23,7 +23,7 @@ pub use self::load::{Loaded, load, parse};
 pub use self::presets::environments;
 pub use self::problem::{Invalid, Problem};
 pub use self::secret::{KeyBytes, Unreadable, shell_word};
-use crate::domain::{Category, ClinicId, ClinicName, Patterns, SinkName};
+use crate::domain::{Category, ClinicId, ClinicName, OrderBy, Patterns, SinkName};
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -196,6 +196,10 @@ pub struct Sink {
     pub give_up_after: Duration,
     /// What becomes of a delivery that may have arrived.
     pub on_doubt: OnDoubt,
+    /// In which order it gets them.
+    pub order_by: OrderBy,
+    /// How long one delivery may hold back the later ones of its key.
+    pub order_wait: Duration,
     /// Where the events go.
     pub kind: SinkKind,
 }

@@ -5,6 +5,7 @@ mod category;
 mod delivery;
 mod event;
 mod ids;
+mod order;
 mod pattern;
 mod sweep;
 
@@ -12,5 +13,6 @@ pub use category::{Category, KNOWN_CATEGORIES, KnownCategory};
 pub use delivery::{DeliveryId, DeliveryState, Outcome, Parcel};
 pub use event::{EventBody, EventType, Reference};
 pub use ids::{ClinicId, ClinicName, EventId, IdError, Lane, SinkName};
+pub use order::{OrderBy, patient_of};
 pub use pattern::{Pattern, PatternError, Patterns};
 pub use sweep::{ListDigest, Sweep};

@@ -139,7 +139,7 @@ fn choose(
         // Since when it is owed begins anew: what was given up after thirty days would be given up again at once.
         Choice::Retry => {
             "UPDATE delivery SET state = 'queued', ready = 0, settled_at = NULL, due_at = ?1, issued_at = ?1, refusals = 0,
-               failing_since = NULL"
+               failing_since = NULL, key = NULL"
         }
         Choice::Drop => {
             "UPDATE delivery SET state = 'skipped', settled_at = ?1,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row};
 
+use super::order;
 use super::outbox::{self, Claim, DueNow};
 use super::{EventKey, Ledger, SinkId, at, body_place, damaged, ms, numbers};
 use crate::domain::{ClinicId, ClinicName, EventBody, EventId, EventType, Reference};
@@ -228,7 +229,8 @@ fn keep(
         return Ok(Vec::new());
     }
     for detail in waiting() {
-        keep_body(c, sealer, detail.event, &detail.body)?;
+        let event_type = &detail.reference.event_type;
+        keep_body(c, sealer, (detail.event, event_type), &detail.body)?;
     }
     let events = numbers(waiting().map(|detail| detail.event.0));
     let sinks = c
@@ -238,9 +240,10 @@ fn keep(
         .query_map([&events], |row| row.get(0).map(SinkId))?
         .collect::<rusqlite::Result<_>>()?;
     c.prepare_cached(
-        "UPDATE delivery SET ready = 1 WHERE event IN rarray(?1) AND state = 'queued'",
+        "UPDATE delivery SET ready = 1 WHERE event IN rarray(?1) AND state = 'queued' AND ready = 0",
     )?
     .execute([&events])?;
+    order::line_up(c, &events)?;
     // Nobody may wait for one of them any more.
     outbox::forget_bodies(c, &events)?;
     Ok(sinks)
@@ -250,13 +253,14 @@ fn keep(
 pub(super) fn keep_body(
     c: &Connection,
     sealer: &Sealer,
-    event: EventKey,
+    (event, event_type): (EventKey, &EventType),
     body: &EventBody,
 ) -> rusqlite::Result<()> {
-    c.prepare_cached("INSERT OR IGNORE INTO body (event, sealed) VALUES (?1, ?2)")?
+    c.prepare_cached("INSERT OR IGNORE INTO body (event, sealed, patient) VALUES (?1, ?2, ?3)")?
         .execute((
             event.0,
             sealer.seal(&body_place(event), body.as_json().as_bytes()),
+            order::patient_key(event_type, body),
         ))
         .map(drop)
 }
@@ -272,8 +276,8 @@ fn skip_all(
     c.prepare_cached(
         "UPDATE delivery SET state = 'skipped', reason = ?1, settled_at = ?2 WHERE event = ?3 AND state = 'queued'",
     )?
-    .execute((reason, ms(now), event.0))
-    .map(drop)
+    .execute((reason, ms(now), event.0))?;
+    order::next_in_line(c, &order::of_event(c, event)?)
 }
 
 /// Asks lane by lane, which the index alone answers in order: over all lanes at once, SQLite would read and sort

@@ -9,8 +9,8 @@ use rusqlite::vtab::array::Array;
 use rusqlite::{CachedStatement, Connection};
 
 use super::lanes::{self, SweepEnd};
-use super::sinks;
 use super::{EventKey, LaneId, Ledger, SinkId, day, ms, numbers};
+use super::{order, sinks};
 use crate::domain::{Reference, Sweep};
 use crate::store::Unavailable;
 
@@ -129,6 +129,7 @@ fn admit(c: &Connection, page: &Page) -> rusqlite::Result<Admitted> {
     }
     let mut inserts = Inserts::prepare(c)?;
     let draining = sinks::draining(c)?;
+    inserts.ordered = order::ordered(c)?;
     for ((reference, sinks), known) in page.events.iter().zip(&mut known) {
         let id = reference.id.as_str();
         let issued_to: Vec<SinkId>;
@@ -207,8 +208,7 @@ fn admit_new(
         Some("baseline") => admitted.baseline += 1,
         Some(_) => admitted.unmatched += 1,
         None => {
-            admitted.issued +=
-                inserts.issue(page, event, page.lane, sinks, reference.created_at)?;
+            admitted.issued += inserts.issue(page, event, page.lane, sinks, reference)?;
             if let Found::BySweep {
                 late_before: Some(mark),
                 ..
@@ -255,7 +255,7 @@ fn admit_known(
     };
     let wanted = wanted(page.found, reference.created_at);
     if wanted == Wanted::EvenIfSeen || (first_sighting && wanted == Wanted::Yes) {
-        let issued = inserts.issue(page, event, known.lane, sinks, reference.created_at)?;
+        let issued = inserts.issue(page, event, known.lane, sinks, reference)?;
         if issued > 0 {
             wait_for_body(c, event)?;
         }
@@ -294,6 +294,8 @@ fn wanted(found: Found, created_at: DateTime<Utc>) -> Wanted {
 struct Inserts<'c> {
     event: CachedStatement<'c>,
     delivery: CachedStatement<'c>,
+    /// The sinks whose deliveries have a place.
+    ordered: Vec<SinkId>,
 }
 
 impl<'c> Inserts<'c> {
@@ -304,10 +306,11 @@ impl<'c> Inserts<'c> {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             )?,
             delivery: c.prepare_cached(
-                "INSERT INTO delivery (event, sink, lane, through, state, due_at, issued_at)
-                 VALUES (?1, ?2, ?3, ?4, 'queued', ?5, ?6)
+                "INSERT INTO delivery (event, sink, lane, through, state, due_at, issued_at, place)
+                 VALUES (?1, ?2, ?3, ?4, 'queued', ?5, ?6, ?7)
                  ON CONFLICT (event, sink, ordinal) DO NOTHING",
             )?,
+            ordered: Vec::new(),
         })
     }
 
@@ -346,10 +349,12 @@ impl<'c> Inserts<'c> {
         event: EventKey,
         through: LaneId,
         sinks: &[SinkId],
-        created_at: DateTime<Utc>,
+        reference: &Reference,
     ) -> rusqlite::Result<u64> {
+        let created_at = reference.created_at;
         let mut issued = 0;
         for sink in sinks {
+            let is_ordered = self.ordered.contains(sink);
             issued += self.delivery.execute((
                 event.0,
                 sink.0,
@@ -357,6 +362,7 @@ impl<'c> Inserts<'c> {
                 through.0,
                 ms(created_at.min(page.now)),
                 ms(page.now),
+                is_ordered.then(|| order::place(reference)),
             ))? as u64;
         }
         Ok(issued)
@@ -371,8 +377,8 @@ pub(super) fn wait_for_body(c: &Connection, event: EventKey) -> rusqlite::Result
         "UPDATE delivery SET ready = 1 WHERE event = ?1 AND state = 'queued' AND ready = 0
            AND EXISTS (SELECT 1 FROM body WHERE event = ?1)",
     )?
-    .execute([event.0])
-    .map(drop)
+    .execute([event.0])?;
+    order::line_up(c, &numbers([event.0]))
 }
 
 fn quarantine(c: &Connection, page: &Page, reference: &Reference) -> rusqlite::Result<u64> {

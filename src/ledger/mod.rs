@@ -13,6 +13,7 @@
 //! 7. A body is kept exactly while a delivery of its event waits or is held, and while one that waited is attempted.
 //!    What a sink takes as soon as it is fetched is claimed without one.
 //! 8. An event is owed a fetch exactly while a delivery of it is queued and its body is not here.
+//! 9. Of a key that a sink keeps in order at most one delivery is claimed or may be (see `order`).
 //!
 //! There is no recovery code: what a crash leaves are rows that the next pass takes up by the same lines.
 
@@ -21,6 +22,7 @@ mod details;
 mod intake;
 mod jobs;
 mod lanes;
+mod order;
 mod outbox;
 mod prune;
 mod query;

@@ -11,6 +11,7 @@ use rusqlite::vtab::array::Array;
 use rusqlite::{Connection, Row};
 
 use super::details::{self, Detail, Taker};
+use super::order::{self, Gate};
 use super::query::time;
 use super::{EventKey, Ledger, SinkId, at, body_place, damaged, ms, numbers};
 use crate::decide::{Decision, Facts};
@@ -59,6 +60,7 @@ pub struct Settlement {
 struct Stub {
     delivery: DeliveryId,
     event: EventKey,
+    event_type: EventType,
     epoch: Epoch,
     facts: Facts,
     /// For an attempt to come: the ledger does not have it.
@@ -77,6 +79,7 @@ impl Settlement {
             let stub = Stub {
                 delivery: claim.parcel.delivery,
                 event: claim.ticket.event,
+                event_type: claim.parcel.event_type,
                 epoch: claim.ticket.epoch,
                 facts: claim.ticket.facts,
                 body: owned.then_some(claim.parcel.body),
@@ -195,6 +198,10 @@ impl Ledger {
                     for (claim, decision) in settlement.decided.iter() {
                         settled.changed += settle_open(c, &sealer, claim, decision, now)?;
                     }
+                    if order::ordered(c)?.contains(&settlement.sink) {
+                        let claims = settlement.decided.iter().map(|(claim, _)| claim);
+                        order::next_in_line(c, &numbers(claims.map(|claim| claim.delivery.0)))?;
+                    }
                 }
                 settled.fenced = settlement.decided.len() - settled.changed;
                 // Behind an older checkpoint a sink rolls forward; behind a stale owner's it would miss lines.
@@ -276,6 +283,7 @@ impl Ledger {
                     } else {
                         find_bodies(c, &deliveries)?;
                     }
+                    order::rejoin(c, &deliveries)?;
                 }
                 write_checkpoint(c, sink, resumed.checkpoint.as_ref())?;
                 c.prepare_cached("UPDATE sink SET stopped = NULL WHERE sink = ?1")?
@@ -301,6 +309,7 @@ impl Ledger {
                     .execute([delivery.0])?;
                     c.prepare_cached("UPDATE delivery SET ready = 0 WHERE event = ?1 AND state = 'queued'")?
                         .execute([event.0])?;
+                    order::next_in_line(c, &order::of_event(c, *event)?)?;
                 }
                 Ok(())
             })
@@ -317,27 +326,35 @@ fn claim(
 ) -> rusqlite::Result<Vec<(Due, Option<Vec<u8>>)>> {
     let mut all = c.prepare_cached(
         "SELECT d.delivery, d.event, d.attempts, d.refusals, d.issued_at, d.failing_since,
-                e.id, e.type, e.created_at, l.clinic, e.clinic_id, b.sealed
+                e.id, e.type, e.created_at, l.clinic, e.clinic_id, b.sealed, CASE WHEN d.key IS NOT NULL THEN d.place END
          FROM delivery d JOIN event e ON e.event = d.event JOIN lane l ON l.lane = d.lane
               LEFT JOIN body b ON b.event = d.event
          WHERE d.sink = ?1 AND d.state = 'queued' AND d.ready = 1 AND d.due_at <= ?2
            AND (e.event <= l.released OR e.admitted_at <= ?3)
-         ORDER BY d.due_at, d.delivery LIMIT ?4",
+         ORDER BY d.due_at, d.delivery",
     )?;
-    let all = all.query_map(
-        (sink.0, ms(now), ms(now - LONGEST_WAIT_FOR_SWEEP), limit),
-        |row| Ok((due(row)?, row.get::<_, Option<Vec<u8>>>(11)?)),
-    )?;
+    let mut all = all.query((sink.0, ms(now), ms(now - LONGEST_WAIT_FOR_SWEEP)))?;
+    let mut gate = Gate::new(c, sink, now);
     let mut due = Vec::new();
     let mut bytes = 0;
-    for row in all {
-        let (row, sealed) = row?;
+    while due.len() < limit
+        && let Some(row) = all.next()?
+    {
+        let sealed = row.get::<_, Option<Vec<u8>>>(11)?;
+        let place = row.get::<_, Option<String>>(12)?;
+        let row = read_due(row)?;
+        if let Some(place) = place
+            && !gate.lets_pass(row.clinic.as_str(), &place)?
+        {
+            continue;
+        }
         bytes += sealed.as_ref().map_or(0, Vec::len);
         due.push((row, sealed));
         if bytes / 1024 >= kib {
             break;
         }
     }
+    drop(all);
     mark_claimed(c, due.iter().map(|(due, _)| due.delivery), epoch)?;
     Ok(due)
 }
@@ -475,7 +492,7 @@ fn mark_claimed(
     .map(drop)
 }
 
-fn due(row: &Row<'_>) -> rusqlite::Result<Due> {
+fn read_due(row: &Row<'_>) -> rusqlite::Result<Due> {
     Ok(Due {
         delivery: DeliveryId(row.get(0)?),
         event: EventKey(row.get(1)?),
@@ -560,9 +577,12 @@ fn settle_open(
         claim.facts.attempt,
     ))?;
     if let Some(body) = claim.body.as_ref().filter(|_| changed > 0) {
-        details::keep_body(c, sealer, claim.event, body)?;
-        c.prepare_cached("UPDATE delivery SET ready = 1 WHERE event = ?1 AND state = 'queued'")?
-            .execute([claim.event.0])?;
+        details::keep_body(c, sealer, (claim.event, &claim.event_type), body)?;
+        c.prepare_cached(
+            "UPDATE delivery SET ready = 1 WHERE event = ?1 AND state = 'queued' AND ready = 0",
+        )?
+        .execute([claim.event.0])?;
+        order::line_up(c, &numbers([claim.event.0]))?;
     }
     Ok(changed)
 }

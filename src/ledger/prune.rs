@@ -7,7 +7,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::Connection;
 
-use super::{Ledger, day, ms};
+use super::{Ledger, day, ms, numbers, order};
 use crate::store::Unavailable;
 
 /// The vendor lists 30 days; five more are kept.
@@ -25,10 +25,14 @@ const CLOCKS_AGREE: TimeDelta = TimeDelta::hours(1);
 fn expire_bodies(c: &Connection, now: DateTime<Utc>) -> rusqlite::Result<()> {
     const OLD: &str = "SELECT event FROM body JOIN event USING (event) WHERE admitted_at < ?1";
     let before = ms(now - BODY_KEPT);
-    c.prepare_cached(&format!(
-        "UPDATE delivery SET state = 'dead', reason = ?2, settled_at = ?3 WHERE state = 'queued' AND event IN ({OLD})"
-    ))?
-    .execute((before, EXPIRED, ms(now)))?;
+    let expired: Vec<i64> = c
+        .prepare_cached(&format!(
+            "UPDATE delivery SET state = 'dead', reason = ?2, settled_at = ?3 WHERE state = 'queued' AND event IN ({OLD})
+             RETURNING delivery"
+        ))?
+        .query_map((before, EXPIRED, ms(now)), |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    order::next_in_line(c, &numbers(expired))?;
     c.prepare_cached(&format!(
         "DELETE FROM body WHERE event IN ({OLD}) AND NOT EXISTS
            (SELECT 1 FROM delivery d WHERE d.event = body.event AND d.state = 'claimed')"

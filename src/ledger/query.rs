@@ -261,9 +261,10 @@ fn resend(
         return Ok(Resend::Open(open.clone()));
     }
     c.prepare_cached(
-        "INSERT INTO delivery (event, sink, lane, through, ordinal, state, due_at, issued_at)
-         SELECT event, sink, d.lane, e.lane, ?1, 'queued', ?2, ?2
-         FROM delivery d JOIN event e USING (event) WHERE delivery = ?3",
+        "INSERT INTO delivery (event, sink, lane, through, ordinal, state, due_at, issued_at, place)
+         SELECT event, sink, d.lane, e.lane, ?1, 'queued', ?2, ?2,
+           CASE WHEN order_by <> 'none' THEN printf('%016d %s', created_at, id) END
+         FROM delivery d JOIN event e USING (event) JOIN sink USING (sink) WHERE delivery = ?3",
     )?
     .execute((newest.ordinal + 1, ms(now), newest.delivery.0))?;
     let delivery = DeliveryId(c.last_insert_rowid());

@@ -6,9 +6,9 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::query::{state, time};
-use super::{EventKey, Ledger, Query, SinkId, at, ms, numbers, outbox};
-use crate::breaker::Outage;
-use crate::domain::{DeliveryState, SinkName};
+use super::{EventKey, Ledger, Query, SinkId, ms, numbers, order, outbox};
+use crate::breaker::{Breaker, Outage};
+use crate::domain::{DeliveryState, OrderBy, SinkName};
 use crate::store::Unavailable;
 
 /// Whether a sink's deliveries are attempted, and whether it gets new ones.
@@ -98,22 +98,24 @@ pub enum Reassigned {
 }
 
 impl Ledger {
-    /// Gives every sink of the configuration a row, and the numbers of all of them.
+    /// Gives every sink of the configuration a row, and the numbers of all of them; lines up the deliveries of those that
+    /// keep another order than before.
     pub async fn enrol_sinks(
         &self,
-        sinks: Vec<SinkName>,
+        sinks: Vec<(SinkName, OrderBy)>,
     ) -> Result<BTreeMap<SinkName, SinkId>, Unavailable> {
         self.store
             .write(move |c| {
                 sinks
                     .iter()
-                    .map(|name| {
+                    .map(|(name, by)| {
                         let id = c
                             .prepare_cached(
                                 "INSERT INTO sink (name) VALUES (?1)
                                  ON CONFLICT (name) DO UPDATE SET name = name RETURNING sink",
                             )?
                             .query_row([name.as_str()], |row| row.get(0).map(SinkId))?;
+                        order::keep_order(c, id, *by)?;
                         Ok((name.clone(), id))
                     })
                     .collect()
@@ -142,26 +144,20 @@ impl Ledger {
             .await
     }
 
-    /// The outage that a sink's breaker was in when it was last noted.
-    pub async fn outage(&self, sink: SinkId) -> Result<Option<Outage>, Unavailable> {
+    /// A sink's breaker as it was last noted.
+    pub async fn breaker(&self, sink: SinkId) -> Result<Breaker, Unavailable> {
         self.store
             .read(move |c| {
-                c.prepare_cached(&format!("SELECT {OUTAGE} FROM sink WHERE sink = ?1"))?
-                    .query_row([sink.0], |row| outage(row, 0))
+                c.prepare_cached("SELECT breaker FROM sink WHERE sink = ?1")?
+                    .query_row([sink.0], |row| breaker(row, 0))
             })
             .await
     }
 
-    /// Notes that a sink's breaker has opened, or has probed in vain.
-    pub async fn note_outage(&self, sink: SinkId, outage: Outage) -> Result<(), Unavailable> {
+    /// Notes how a sink's breaker stands.
+    pub async fn note_breaker(&self, sink: SinkId, breaker: Breaker) -> Result<(), Unavailable> {
         self.store
-            .write(move |c| {
-                c.prepare_cached(
-                    "UPDATE sink SET outage_since = ?1, probe_at = ?2, probes = ?3 WHERE sink = ?4",
-                )?
-                .execute((ms(outage.since), ms(outage.probe_at), outage.probes, sink.0))
-                .map(drop)
-            })
+            .write(move |c| set_breaker(c, sink, breaker))
             .await
     }
 
@@ -176,7 +172,7 @@ impl Ledger {
                        AND (refusals = 0 OR due_at <= ?2)",
                 )?
                 .execute((sink.0, ms(now)))?;
-                forget_outage(c, sink)
+                set_breaker(c, sink, Breaker::default())
             })
             .await
     }
@@ -238,7 +234,7 @@ impl Query {
                 };
                 set_mode(c, sink, mode, why.as_deref(), now)?;
                 if mode == Mode::Open {
-                    forget_outage(c, sink)?;
+                    set_breaker(c, sink, Breaker::default())?;
                 }
                 Ok(true)
             })
@@ -304,8 +300,6 @@ impl Query {
 
 /// Not settled for good.
 const OPEN: &str = "state <> 'done' AND state <> 'skipped'";
-/// What [`outage`] reads.
-const OUTAGE: &str = "outage_since, probe_at, probes";
 
 fn number_of(c: &Connection, name: &str) -> rusqlite::Result<Option<SinkId>> {
     c.prepare_cached("SELECT sink FROM sink WHERE name = ?1")?
@@ -325,12 +319,14 @@ fn set_mode(
         .map(drop)
 }
 
-fn forget_outage(c: &Connection, sink: SinkId) -> rusqlite::Result<()> {
-    c.prepare_cached(
-        "UPDATE sink SET outage_since = NULL, probe_at = NULL, probes = 0 WHERE sink = ?1",
-    )?
-    .execute([sink.0])
-    .map(drop)
+fn set_breaker(c: &Connection, sink: SinkId, breaker: Breaker) -> rusqlite::Result<()> {
+    let text = (breaker != Breaker::default()).then(|| serde_json::to_string(&breaker));
+    let text = text
+        .transpose()
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    c.prepare_cached("UPDATE sink SET breaker = ?1 WHERE sink = ?2")?
+        .execute((text, sink.0))
+        .map(drop)
 }
 
 /// The sinks that nothing new is issued to.
@@ -367,7 +363,7 @@ fn reassign(
             "UPDATE sink SET name = ?1, mode = 'open', mode_why = NULL, stopped = NULL WHERE sink = ?2",
             (to.as_str(), from.0),
         )?;
-        forget_outage(c, from)?;
+        set_breaker(c, from, Breaker::default())?;
         return Ok(Reassigned::Renamed { waiting });
     };
     let known: Vec<i64> = c
@@ -382,9 +378,10 @@ fn reassign(
     let events: Vec<EventKey> = known.iter().copied().map(EventKey).collect();
     outbox::forget_bodies(c, &numbers(known))?;
     let moved = c.execute(
-        &format!("UPDATE delivery SET sink = ?1, ordinal = 1 WHERE sink = ?2 AND {OPEN}"),
+        &format!("UPDATE delivery SET sink = ?1, ordinal = 1, key = NULL, ready = min(ready, 1) WHERE sink = ?2 AND {OPEN}"),
         (other.0, from.0),
     )?;
+    order::line_up_all(c, other)?;
     Ok(Reassigned::Moved {
         moved: moved as u64,
         known: events.len() as u64,
@@ -393,16 +390,16 @@ fn reassign(
 
 fn sinks(c: &Connection) -> rusqlite::Result<Vec<SinkRow>> {
     let mut rows: Vec<(i64, SinkRow)> = c
-        .prepare(&format!(
+        .prepare(
             "SELECT sink, name,
                (SELECT min(e.created_at) FROM delivery d JOIN event e USING (event)
                   WHERE d.sink = sink.sink AND d.state IN ('queued', 'claimed')),
                (SELECT min(issued_at) FROM delivery d WHERE d.sink = sink.sink AND d.state IN ('queued', 'claimed')),
                (SELECT reason FROM delivery d WHERE d.sink = sink.sink AND d.state = 'queued' AND reason IS NOT NULL
                   ORDER BY due_at DESC LIMIT 1),
-               stopped, mode, mode_why, {OUTAGE}
-             FROM sink ORDER BY name"
-        ))?
+               stopped, mode, mode_why, breaker
+             FROM sink ORDER BY name",
+        )?
         .query_map((), |row| {
             let mode = row.get_ref(6)?.as_str()?;
             Ok((
@@ -419,7 +416,7 @@ fn sinks(c: &Connection) -> rusqlite::Result<Vec<SinkRow>> {
                         .find(|each| each.as_str() == mode)
                         .unwrap_or(Mode::Open),
                     mode_why: row.get(7)?,
-                    outage: outage(row, 8)?,
+                    outage: breaker(row, 8)?.outage(),
                 },
             ))
         })?
@@ -443,13 +440,9 @@ fn sinks(c: &Connection) -> rusqlite::Result<Vec<SinkRow>> {
     Ok(rows.into_iter().map(|(_, row)| row).collect())
 }
 
-fn outage(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Outage>> {
-    let since: Option<i64> = row.get(column)?;
-    let probe_at: Option<i64> = row.get(column + 1)?;
-    let probes = row.get(column + 2)?;
-    Ok(since.zip(probe_at).map(|(since, probe_at)| Outage {
-        since: at(since),
-        probe_at: at(probe_at),
-        probes,
-    }))
+/// What cannot be read is a breaker that has seen nothing: it is only caution.
+fn breaker(row: &Row<'_>, column: usize) -> rusqlite::Result<Breaker> {
+    let text: Option<String> = row.get(column)?;
+    let known = text.and_then(|text| serde_json::from_str(&text).ok());
+    Ok(known.unwrap_or_default())
 }

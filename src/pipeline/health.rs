@@ -16,21 +16,19 @@ pub struct Health(Mutex<Seen>);
 #[derive(Default)]
 struct Seen {
     breaker: Breaker,
+    /// The breaker that the ledger knows.
+    noted: Breaker,
     /// A delivery was set aside for the order of the others since the last yes.
     set_aside: bool,
-    /// The ledger knows of the outage.
-    noted: bool,
 }
 
 /// What an attempt has changed for the sink as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Nothing.
+    /// Nothing that anybody has to know.
     None,
     /// Its receiver does not work.
     Down(Outage),
-    /// It still does not.
-    StillDown(Outage),
     /// It works again, after this outage.
     Works(Outage),
 }
@@ -40,27 +38,34 @@ impl Health {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the ledger knows: a restart does not forget an outage, and a person may have ended it.
-    pub(super) fn remember(&self, outage: Option<Outage>) {
+    /// What the ledger knows: a restart does not forget an outage.
+    pub(super) fn remember(&self, breaker: Breaker) {
         let mut seen = self.locked();
-        if seen.breaker.outage() != outage {
-            seen.breaker = outage.map_or_else(Breaker::default, Breaker::Open);
-        }
-        seen.noted = true;
+        seen.breaker = breaker;
+        seen.noted = breaker;
     }
 
-    /// The ledger knows of the outage now.
-    pub(super) fn noted(&self) {
-        self.locked().noted = true;
+    /// The breaker, if the ledger should be told.
+    pub(super) fn to_note(&self) -> Option<Breaker> {
+        let seen = self.locked();
+        (seen.breaker != seen.noted).then_some(seen.breaker)
     }
 
-    /// The ledger knows of no outage: if it did, a person has ended it. Gives whether that is so.
-    pub(super) fn is_resumed(&self) -> bool {
+    /// The ledger knows this now.
+    pub(super) fn noted(&self, breaker: Breaker) {
+        self.locked().noted = breaker;
+    }
+
+    /// The ledger holds this breaker: if it is not the one that was noted, a person has let the sink go on. Gives
+    /// whether that is so.
+    pub(super) fn is_resumed(&self, in_ledger: Breaker) -> bool {
         let mut seen = self.locked();
-        if seen.noted {
-            seen.breaker = Breaker::default();
+        let resumed = seen.noted.outage().is_some() && in_ledger == Breaker::default();
+        if resumed {
+            seen.breaker = in_ledger;
+            seen.noted = in_ledger;
         }
-        seen.noted
+        resumed
     }
 
     pub(super) fn permits(&self, now: DateTime<Utc>) -> Permit {
@@ -79,12 +84,8 @@ impl Health {
         seen.breaker = seen.breaker.after(delivery, outcome, now, rand::random());
         seen.set_aside &= *outcome != Outcome::Yes;
         match (before, seen.breaker.outage()) {
-            (None, Some(outage)) => {
-                seen.noted = false;
-                (Standing::Down, Change::Down(outage))
-            }
-            (Some(before), Some(outage)) if before == outage => (Standing::Down, Change::None),
-            (Some(_), Some(outage)) => (Standing::Down, Change::StillDown(outage)),
+            (None, Some(outage)) => (Standing::Down, Change::Down(outage)),
+            (Some(_), Some(_)) => (Standing::Down, Change::None),
             (Some(outage), None) => (Standing::Works, Change::Works(outage)),
             (None, None) if seen.set_aside => (Standing::Doubtful, Change::None),
             (None, None) => (Standing::Works, Change::None),

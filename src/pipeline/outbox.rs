@@ -110,8 +110,8 @@ impl Pipeline {
             .settle_orphans(sink.id, resumed, doubtful, now)
             .await
             .map_err(ledger)?;
-        let outage = self.ledger.outage(sink.id).await.map_err(ledger)?;
-        sink.health.remember(outage);
+        let breaker = self.ledger.breaker(sink.id).await.map_err(ledger)?;
+        sink.health.remember(breaker);
         Ok(())
     }
 
@@ -133,7 +133,8 @@ impl Pipeline {
         let (batch, places) = (sink.sink.batch(), sink.sink.concurrency());
         // While an exact sink writes one batch, the next is claimed. Should the first stop the sink, `resume` finds out
         // that the second was never shown; of another kind's nothing would be known.
-        let (ahead, handed_over) = if sink.sink.is_exact() {
+        // Where an order is kept, only the ledger knows whose turn it is.
+        let (ahead, handed_over) = if sink.sink.is_exact() && sink.rules.order_wait.is_none() {
             (batch, IN_MEMORY)
         } else {
             (0, 0)
@@ -242,8 +243,8 @@ impl Pipeline {
     async fn permitted(&self, sink: &OpenSink) -> Permit {
         let permitted = sink.health.permits(self.now());
         if permitted == Permit::Nothing
-            && let Ok(None) = self.ledger.outage(sink.id).await
-            && sink.health.is_resumed()
+            && let Ok(in_ledger) = self.ledger.breaker(sink.id).await
+            && sink.health.is_resumed(in_ledger)
         {
             return Permit::All;
         }
@@ -340,21 +341,11 @@ impl Pipeline {
             self.ledger.pause_sink(sink.id, why, now).await?;
         }
         match changed {
-            Change::None => Ok(()),
-            Change::Down(outage) => {
-                tracing::error!(
-                    sink = %name, probe_at = %outage.probe_at.format("%FT%TZ"),
-                    "its receiver does not work: several deliveries failed in a row; its events wait, and one of them is tried now and then"
-                );
-                self.ledger.note_outage(sink.id, outage).await?;
-                sink.health.noted();
-                Ok(())
-            }
-            Change::StillDown(outage) => {
-                self.ledger.note_outage(sink.id, outage).await?;
-                sink.health.noted();
-                Ok(())
-            }
+            Change::None => {}
+            Change::Down(outage) => tracing::error!(
+                sink = %name, probe_at = %outage.probe_at.format("%FT%TZ"),
+                "its receiver does not work: several deliveries failed in a row; its events wait, and one of them is tried now and then"
+            ),
             Change::Works(outage) => {
                 tracing::info!(
                     sink = %name, since = %outage.since.format("%FT%TZ"), probes = outage.probes + 1,
@@ -362,9 +353,13 @@ impl Pipeline {
                 );
                 self.ledger.note_works(sink.id, now).await?;
                 sink.wake.notify_one();
-                Ok(())
             }
         }
+        if let Some(breaker) = sink.health.to_note() {
+            self.ledger.note_breaker(sink.id, breaker).await?;
+            sink.health.noted(breaker);
+        }
+        Ok(())
     }
 }
 

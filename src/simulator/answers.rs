@@ -160,7 +160,7 @@ pub(super) fn retrieve(
     }
     require_scope(caller, world.events.category_of(&record))?;
     let mut text = world
-        .reply_for(handle.options.seed, index)
+        .reply_for(&handle.options, index)
         .ok_or(Refusal::NotFound)?;
     match fault {
         Some(Fault::WrongClinic) => {

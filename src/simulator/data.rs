@@ -17,6 +17,8 @@ pub(super) struct Facts<'a> {
     pub(super) event_type: &'a str,
     pub(super) created: i64,
     pub(super) clinic_id: Option<&'a str>,
+    /// How many patients its clinic has.
+    pub(super) patients: u32,
 }
 
 /// An event as lists show it.
@@ -79,18 +81,20 @@ const BRANDS: &[&str] = &["Sample Labs", "Example Naturals", "Placeholder Health
 fn data(facts: &Facts<'_>) -> Value {
     let mut random = Seeded::new(facts.seed, u64::from(facts.index));
     let mut data = match facts.event_type {
-        "patient.created" | "patient.updated" => json!({ "patient": patient(&mut random) }),
+        "patient.created" | "patient.updated" => {
+            json!({ "patient": patient(facts, &mut random) })
+        }
         "patient.emancipated" => {
-            let mut patient = patient(&mut random);
+            let mut patient = patient(facts, &mut random);
             patient.insert("is_dependent".to_owned(), json!(false));
             patient.insert("guardian_patient_id".to_owned(), json!(random.uuid()));
             json!({ "patient": patient })
         }
-        "order.placed" => order(&mut random, facts.created),
-        "lab_order.updated" => json!({ "lab_order": lab_order(&mut random) }),
+        "order.placed" => order(facts, &mut random),
+        "lab_order.updated" => json!({ "lab_order": lab_order(facts, &mut random) }),
         "product.created" => product(&mut random),
         other if other.starts_with("treatment_plan.") => {
-            json!({ "treatment_plan": treatment_plan(&mut random, facts.created) })
+            json!({ "treatment_plan": treatment_plan(facts, &mut random) })
         }
         other if other.starts_with("product.") => json!({ "product": product(&mut random) }),
         other => {
@@ -108,7 +112,17 @@ fn data(facts: &Facts<'_>) -> Value {
     data
 }
 
-fn patient(random: &mut Seeded) -> Map<String, Value> {
+/// One of the clinic's patients.
+fn patient_id(facts: &Facts<'_>, random: &mut Seeded) -> String {
+    let of_clinic = facts.clinic_id.unwrap_or_default().bytes();
+    let of_clinic = of_clinic.fold(0_u64, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(u64::from(byte))
+    });
+    let number = random.below(u64::from(facts.patients));
+    Seeded::new(facts.seed ^ of_clinic, number).uuid()
+}
+
+fn patient(facts: &Facts<'_>, random: &mut Seeded) -> Map<String, Value> {
     let (first, last) = (random.pick(FIRST), random.pick(LAST));
     let born = match random.below(4) {
         0 => Value::Null,
@@ -126,7 +140,7 @@ fn patient(random: &mut Seeded) -> Map<String, Value> {
         _ => json!("x"),
     };
     let patient = json!({
-        "id": random.uuid(),
+        "id": patient_id(facts, random),
         "first_name": first,
         "last_name": last,
         "email": format!("patient{}@example.test", random.below(100_000)),
@@ -147,7 +161,7 @@ fn patient(random: &mut Seeded) -> Map<String, Value> {
     }
 }
 
-fn treatment_plan(random: &mut Seeded, created: i64) -> Value {
+fn treatment_plan(facts: &Facts<'_>, random: &mut Seeded) -> Value {
     let recommendations: Vec<Value> = (0..=random.below(3))
         .map(|_| {
             json!({
@@ -168,8 +182,8 @@ fn treatment_plan(random: &mut Seeded, created: i64) -> Value {
         .collect();
     let mut plan = json!({
         "id": random.uuid(),
-        "available_at": created_at(created),
-        "patient": { "id": random.uuid() },
+        "available_at": created_at(facts.created),
+        "patient": { "id": patient_id(facts, random) },
         "practitioner": { "id": random.uuid() },
         "recommendations": recommendations,
         "resources": [],
@@ -197,7 +211,7 @@ fn treatment_plan(random: &mut Seeded, created: i64) -> Value {
     plan
 }
 
-fn order(random: &mut Seeded, created: i64) -> Value {
+fn order(facts: &Facts<'_>, random: &mut Seeded) -> Value {
     let lines: Vec<Value> = (0..=random.below(3))
         .map(|_| {
             json!({
@@ -208,7 +222,7 @@ fn order(random: &mut Seeded, created: i64) -> Value {
         })
         .collect();
     let local = FixedOffset::west_opt(5 * 3600).and_then(|offset| {
-        let at = DateTime::from_timestamp(created, 0)? - TimeDelta::seconds(2);
+        let at = DateTime::from_timestamp(facts.created, 0)? - TimeDelta::seconds(2);
         Some(at.with_timezone(&offset).to_rfc3339())
     });
     json!({
@@ -217,16 +231,16 @@ fn order(random: &mut Seeded, created: i64) -> Value {
         "completed_at": local,
         "treatment_plan_ids": [random.uuid()],
         "practitioner_ids": [random.uuid()],
-        "patient_id": random.uuid(),
+        "patient_id": patient_id(facts, random),
         "line_items": lines,
     })
 }
 
-fn lab_order(random: &mut Seeded) -> Value {
+fn lab_order(facts: &Facts<'_>, random: &mut Seeded) -> Value {
     json!({
         "id": random.uuid(),
         "practitioner_id": random.uuid(),
-        "patient_id": random.uuid(),
+        "patient_id": patient_id(facts, random),
         "first_name": random.pick(FIRST),
         "last_name": random.pick(LAST),
         "email": format!("patient{}@example.test", random.below(100_000)),
@@ -267,6 +281,7 @@ mod tests {
             event_type,
             created: 1_767_225_600,
             clinic_id: (event_type != "product.created").then_some("some-clinic"),
+            patients: 3,
         };
         assert_eq!(reply(&facts), reply(&facts));
         serde_json::from_str(&reply(&facts)).unwrap()

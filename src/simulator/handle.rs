@@ -301,7 +301,7 @@ impl Handle {
     pub fn reply_for(&self, event_id: &str) -> Option<String> {
         let world = self.world();
         let index = world.events.index(event_id)?;
-        world.reply_for(self.options.seed, index)
+        world.reply_for(&self.options, index)
     }
 
     fn delay(&self, random: &mut Seeded) -> i64 {

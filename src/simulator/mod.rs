@@ -81,6 +81,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// What ids, tokens, delays and bodies are made from.
     pub seed: u64,
+    /// How many patients each clinic has: their events come again and again.
+    pub patients: u32,
     /// The time it lives in.
     pub clock: SharedClock,
     /// Where the day of the `created_at` filter begins.
@@ -116,6 +118,7 @@ impl Default for Options {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             seed: 1,
+            patients: 200,
             clock: Arc::new(SystemClock::start()),
             zone: chrono_tz::America::New_York,
             bounds: Bounds::default(),

@@ -1,5 +1,6 @@
 //! Everything that changes, behind one lock.
 
+use super::Options;
 use super::counters::Counters;
 use super::data::{self, Facts};
 use super::events::{Events, Record, created_at};
@@ -86,15 +87,16 @@ impl World {
     }
 
     /// The whole answer of a retrieve.
-    pub(super) fn reply_for(&self, seed: u64, index: u32) -> Option<String> {
+    pub(super) fn reply_for(&self, options: &Options, index: u32) -> Option<String> {
         let record = self.events.get(index)?;
         Some(data::reply(&Facts {
-            seed,
+            seed: options.seed,
             index,
             id: &self.events.id(index),
             event_type: self.events.type_of(record),
             created: record.created,
             clinic_id: self.clinic_id_of(record),
+            patients: options.patients,
         }))
     }
 

@@ -198,7 +198,7 @@ mod tests {
 
     use super::*;
     use crate::config::{ClinicSelection, OnDoubt, WebhookFormat};
-    use crate::domain::{Pattern, Patterns};
+    use crate::domain::{OrderBy, Pattern, Patterns};
 
     fn sink(signature: WebhookSignature) -> config::Sink {
         config::Sink {
@@ -208,6 +208,8 @@ mod tests {
             max_attempts: 6,
             give_up_after: Duration::from_hours(720),
             on_doubt: OnDoubt::Hold,
+            order_by: OrderBy::None,
+            order_wait: Duration::from_hours(1),
             kind: SinkKind::Webhook(config::WebhookSink {
                 url: "http://localhost/".parse().unwrap(),
                 format: WebhookFormat::Native,

@@ -26,6 +26,7 @@ mod intake;
 mod kills;
 mod model;
 mod oracle;
+mod order;
 mod outage;
 mod outbox;
 mod process;

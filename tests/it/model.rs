@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fullscript_events::decide::Decision;
 use fullscript_events::domain::{
     Category, ClinicId, ClinicName, DeliveryId, DeliveryState, EventBody, EventId, EventType, Lane,
-    Reference, SinkName, Sweep,
+    OrderBy, Reference, SinkName, Sweep,
 };
 use fullscript_events::ledger::{
     Admitted, Choice, Claim, Detail, EventFilter, Found, LaneId, Ledger, Owed, Page, Resend,
@@ -59,8 +59,8 @@ enum Op {
         which: usize,
         verdict: Verdict,
     },
-    /// The owner is gone; the next one begins its epoch.
-    Crash,
+    /// The owner is gone; the next one begins its epoch, and the second sink keeps this order now.
+    Crash(OrderBy),
     /// A sink finds out what became of its orphans.
     Resume {
         sink: usize,
@@ -138,7 +138,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..3_usize).prop_map(Op::Gone),
         6 => (0..2_usize, 1..4_usize).prop_map(|(sink, limit)| Op::Claim { sink, limit }),
         6 => (0..9_usize, verdict).prop_map(|(which, verdict)| Op::Settle { which, verdict }),
-        2 => Just(Op::Crash),
+        2 => proptest::sample::select(OrderBy::ALL.to_vec()).prop_map(Op::Crash),
         3 => (0..2_usize, fate).prop_map(|(sink, fate)| Op::Resume { sink, fate }),
         1 => (0..2_usize, 0..3_usize).prop_map(|(sink, id)| Op::Resend { sink, id }),
         2 => (0..9_usize, choice).prop_map(|(which, choice)| Op::Choose { which, choice }),
@@ -185,6 +185,8 @@ struct Event {
 struct Delivery {
     id: usize,
     sink: usize,
+    lane: usize,
+    issued_at: DateTime<Utc>,
     ordinal: u32,
     state: DeliveryState,
     ready: bool,
@@ -199,8 +201,19 @@ impl Delivery {
     }
 }
 
-#[derive(Default)]
+/// The body of an event; the third is of no patient.
+fn body(id: usize) -> String {
+    let data = if id < 2 {
+        r#"{"patient":{"id":"p"}}"#
+    } else {
+        "{}"
+    };
+    format!(r#"{{"id":"{}","data":{data}}}"#, IDS[id])
+}
+
 struct Model {
+    /// The order that the second sink keeps.
+    order: OrderBy,
     events: BTreeMap<usize, Event>,
     deliveries: Vec<Delivery>,
     foreign: BTreeSet<(usize, usize)>,
@@ -211,7 +224,48 @@ impl Model {
         self.deliveries.iter_mut().filter(move |d| d.id == id)
     }
 
-    fn list(&mut self, page: &Listed, wanted: impl Fn(usize) -> bool, by_job: bool) -> Admitted {
+    /// What a delivery may not overtake others of.
+    fn key(&self, d: &Delivery) -> Option<usize> {
+        match self.order {
+            _ if d.sink == 0 => None,
+            OrderBy::None => None,
+            OrderBy::Clinic => Some(d.lane),
+            OrderBy::Patient => (d.id < 2).then_some(0),
+        }
+    }
+
+    /// Whether it is a queued delivery's turn.
+    fn has_its_turn(&self, n: usize, now: DateTime<Utc>) -> bool {
+        let d = &self.deliveries[n];
+        let Some(key) = self.key(d) else {
+            return true;
+        };
+        let place = |n: usize, d: &Delivery| (created_at(d.id), d.id, n);
+        self.deliveries.iter().enumerate().all(|(m, other)| {
+            let comes_before = place(m, other) < place(n, d);
+            let is_queued = other.state == DeliveryState::Queued;
+            if other.sink != d.sink || m == n {
+                true
+            } else if is_queued && !other.ready {
+                // Perhaps it is of the same patient.
+                let waits = other.issued_at >= now - TimeDelta::hours(1);
+                let ties = other.id == d.id;
+                !(waits && other.lane == d.lane && (comes_before || ties))
+            } else if self.key(other) == Some(key) {
+                other.state != DeliveryState::Claimed && !(is_queued && comes_before)
+            } else {
+                true
+            }
+        })
+    }
+
+    fn list(
+        &mut self,
+        page: &Listed,
+        wanted: impl Fn(usize) -> bool,
+        by_job: bool,
+        now: DateTime<Utc>,
+    ) -> Admitted {
         let mut admitted = Admitted::default();
         for &id in &page.ids {
             let is_new = !self.events.contains_key(&id);
@@ -246,7 +300,7 @@ impl Model {
                 for &sink in &page.sinks {
                     let had = self.deliveries.iter().any(|d| d.id == id && d.sink == sink);
                     if !had {
-                        self.issue(id, sink, created_at(id));
+                        self.issue(id, sink, page.lane, created_at(id), now);
                         admitted.issued += 1;
                     }
                 }
@@ -255,13 +309,22 @@ impl Model {
         admitted
     }
 
-    fn issue(&mut self, id: usize, sink: usize, due_at: DateTime<Utc>) {
+    fn issue(
+        &mut self,
+        id: usize,
+        sink: usize,
+        lane: usize,
+        due_at: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) {
         let before = self.of(id).filter(|d| d.sink == sink).count();
         let event = self.events.get_mut(&id).unwrap();
         event.skipped = None;
         self.deliveries.push(Delivery {
             id,
             sink,
+            lane,
+            issued_at: now,
             ordinal: u32::try_from(before).unwrap() + 1,
             state: DeliveryState::Queued,
             ready: event.body,
@@ -281,7 +344,9 @@ impl Model {
         let mut due: Vec<usize> = (0..self.deliveries.len())
             .filter(|&n| {
                 let d = &self.deliveries[n];
-                d.sink == sink && d.state == DeliveryState::Queued && d.ready && d.due_at <= now
+                let is_due = d.ready && d.due_at <= now;
+                let is_queued = d.sink == sink && d.state == DeliveryState::Queued;
+                is_queued && is_due && self.has_its_turn(n, now)
             })
             .collect();
         due.sort_by_key(|&n| (self.deliveries[n].due_at, n));
@@ -311,8 +376,9 @@ impl Model {
     ) -> Vec<(usize, u32)> {
         let is_queued = |d: &Delivery| d.state == DeliveryState::Queued;
         let has_backlog = |sink: usize| {
-            let mut due = self.deliveries.iter().filter(|d| d.due_at <= now);
-            due.any(|d| d.sink == sink && is_queued(d) && d.ready)
+            let all = self.deliveries.iter();
+            let mut due = all.filter(|d| d.sink == sink && d.due_at <= now);
+            due.any(|d| is_queued(d) && d.ready)
         };
         let waiting: Vec<usize> = (0..self.deliveries.len())
             .filter(|&n| self.deliveries[n].id == id && is_queued(&self.deliveries[n]))
@@ -385,7 +451,12 @@ impl Bench {
             ledger: None,
             lanes: Vec::new(),
             sinks: Vec::new(),
-            model: Model::default(),
+            model: Model {
+                order: OrderBy::None,
+                events: BTreeMap::new(),
+                deliveries: Vec::new(),
+                foreign: BTreeSet::new(),
+            },
             held: Vec::new(),
             now: start(),
             checkpoint: None,
@@ -407,7 +478,16 @@ impl Bench {
         });
         self.lanes = ledger.enrol_lanes(lanes.to_vec()).await.unwrap();
         let names = SINKS.map(|name| SinkName::new(name).unwrap());
-        let sinks = ledger.enrol_sinks(names.to_vec()).await.unwrap();
+        let sinks = ledger
+            .enrol_sinks(
+                names
+                    .iter()
+                    .cloned()
+                    .zip([OrderBy::None, self.model.order])
+                    .collect(),
+            )
+            .await
+            .unwrap();
         self.sinks = names.iter().map(|name| sinks[name]).collect();
         self.ledger = Some(ledger);
         self.owner = Some(owner);
@@ -471,7 +551,9 @@ impl Bench {
                     issue_from: baseline.then(baseline_from),
                     late_before: None,
                 };
-                let expected = self.model.list(&page, |id| !baseline || id > 0, false);
+                let expected = self
+                    .model
+                    .list(&page, |id| !baseline || id > 0, false, self.now);
                 assert_eq!(self.admit(&page, found).await, expected);
             }
             Op::Backfill { page, all } => {
@@ -482,7 +564,7 @@ impl Bench {
                     since,
                     until: None,
                 };
-                let expected = self.model.list(&page, |id| all || id > 0, true);
+                let expected = self.model.list(&page, |id| all || id > 0, true, self.now);
                 assert_eq!(self.admit(&page, found).await, expected);
             }
             Op::ListForeign { lane, id } => self.list_foreign(lane, id).await,
@@ -500,7 +582,14 @@ impl Bench {
             }
             Op::Claim { sink, limit } => self.claim(sink, limit).await,
             Op::Settle { which, verdict } => self.settle(which, verdict).await,
-            Op::Crash => self.take_over().await,
+            Op::Crash(order) => {
+                let before = std::mem::replace(&mut self.model.order, order);
+                self.take_over().await;
+                if before != order {
+                    // As the daemon does, before it claims anything.
+                    self.resume(1, Fate::SentAgain).await;
+                }
+            }
             Op::Resume { sink, fate } => self.resume(sink, fate).await,
             Op::Resend { sink, id } => self.resend(sink, id).await,
             Op::Choose { which, choice } => self.choose(which, choice).await,
@@ -512,7 +601,11 @@ impl Bench {
             return;
         };
         self.model.events.get_mut(&id).unwrap().trouble = None;
-        let body = EventBody::from_json(format!("{{\"id\":\"{}\"}}", IDS[id]));
+        // A sink that keeps an order takes nothing at once.
+        let is_ordered = |sink: usize| sink == 1 && self.model.order != OrderBy::None;
+        let takers = takers.iter().copied().filter(|sink| !is_ordered(*sink));
+        let takers: Vec<usize> = takers.collect();
+        let body = EventBody::from_json(body(id));
         let detail = Detail {
             event: owed.event,
             reference: reference(id),
@@ -530,7 +623,7 @@ impl Bench {
             .await
             .unwrap();
         let epoch = self.epoch();
-        let mut expected = self.model.fetched(id, takers, epoch, self.now);
+        let mut expected = self.model.fetched(id, &takers, epoch, self.now);
         expected.sort_unstable();
         let mut found: Vec<(usize, u32)> = Vec::new();
         for (sink, claim) in fetched.claims {
@@ -591,9 +684,9 @@ impl Bench {
 
     fn hold(&mut self, sink: usize, claim: Claim, kept: bool) {
         let place = place(claim.parcel.delivery);
-        let id = IDS[self.model.deliveries[place].id];
-        assert_eq!(claim.parcel.event.as_str(), id);
-        assert_eq!(claim.parcel.body.as_json(), format!("{{\"id\":\"{id}\"}}"));
+        let id = self.model.deliveries[place].id;
+        assert_eq!(claim.parcel.event.as_str(), IDS[id]);
+        assert_eq!(claim.parcel.body.as_json(), body(id));
         self.held.push(Holding {
             claim,
             place,
@@ -729,7 +822,10 @@ impl Bench {
                 .filter(|d| d.sink == sink)
                 .filter(|d| matches!(d.state, DeliveryState::Held | DeliveryState::Dead))
                 .for_each(|d| d.state = DeliveryState::Skipped);
-            self.model.issue(id, sink, self.now);
+            let mut before = self.model.of(id).filter(|d| d.sink == sink);
+            let lane = before.next().unwrap().lane;
+            drop(before);
+            self.model.issue(id, sink, lane, self.now, self.now);
             let newest = DeliveryId(i64::try_from(self.model.deliveries.len()).unwrap());
             assert_eq!(issued, Resend::Issued(newest));
         }
@@ -755,6 +851,7 @@ impl Bench {
             Choice::Retry => {
                 delivery.state = DeliveryState::Queued;
                 delivery.due_at = self.now;
+                delivery.issued_at = self.now;
                 delivery.ready = self.model.events[&id].body;
             }
         }
@@ -870,11 +967,11 @@ fn only_the_newest_claim_of_the_living_owner_may_settle() {
         fate: Fate::NotShown,
     };
     for since_the_claim in [
-        vec![Op::Crash],
+        vec![Op::Crash(OrderBy::None)],
         vec![not_shown()],
         vec![not_shown(), claim()],
-        vec![Op::Crash, not_shown()],
-        vec![Op::Crash, not_shown(), claim()],
+        vec![Op::Crash(OrderBy::None), not_shown()],
+        vec![Op::Crash(OrderBy::None), not_shown(), claim()],
     ] {
         let mut history = everything_is_ready();
         history.push(claim());
@@ -937,14 +1034,14 @@ fn what_is_claimed_as_it_is_fetched_has_no_body_until_it_has_to_wait() {
         ],
         // Held without a body: nobody has it but the vendor.
         vec![
-            Op::Crash,
+            Op::Crash(OrderBy::None),
             resume(Fate::Held),
             choose(Choice::Retry),
             fetched(),
         ],
         // Not shown: it is fetched again, and taken again.
-        vec![Op::Crash, resume(Fate::NotShown), fetched()],
-        vec![Op::Crash, resume(Fate::Shown)],
+        vec![Op::Crash(OrderBy::None), resume(Fate::NotShown), fetched()],
+        vec![Op::Crash(OrderBy::None), resume(Fate::Shown)],
         // Another sink's wish brings the body meanwhile.
         vec![
             Op::Backfill {
@@ -956,7 +1053,7 @@ fn what_is_claimed_as_it_is_fetched_has_no_body_until_it_has_to_wait() {
                 all: true,
             },
             fetched(),
-            Op::Crash,
+            Op::Crash(OrderBy::None),
             resume(Fate::NotShown),
         ],
     ] {

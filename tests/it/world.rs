@@ -275,11 +275,19 @@ pub(crate) fn check_invariants(ledger: &Path) {
         ),
         (
             "what is ready has its body",
-            "SELECT count(*) FROM delivery d WHERE state = 'queued' AND ready = 1 AND NOT EXISTS (SELECT 1 FROM body b WHERE b.event = d.event)",
+            "SELECT count(*) FROM delivery d WHERE state = 'queued' AND ready > 0 AND NOT EXISTS (SELECT 1 FROM body b WHERE b.event = d.event)",
         ),
         (
             "what is queued and not ready has no body: it is owed",
             "SELECT count(*) FROM delivery d WHERE state = 'queued' AND ready = 0 AND EXISTS (SELECT 1 FROM body b WHERE b.event = d.event)",
+        ),
+        (
+            "of a key one at most is claimed or may be",
+            "SELECT count(*) FROM (SELECT 1 FROM delivery WHERE key IS NOT NULL AND (state = 'claimed' OR (state = 'queued' AND ready = 1)) GROUP BY sink, key HAVING count(*) > 1)",
+        ),
+        (
+            "who waits in line waits for somebody who came before",
+            "SELECT count(*) FROM delivery d WHERE state = 'queued' AND ready = 2 AND NOT EXISTS (SELECT 1 FROM delivery h WHERE h.sink = d.sink AND h.key = d.key AND (h.state = 'claimed' OR (h.state = 'queued' AND h.ready = 1 AND h.place <= d.place)))",
         ),
         (
             "a claim has an owner",

@@ -58,8 +58,9 @@ CREATE TABLE sighting (
 
 -- The event object as the vendor sent it, sealed; kept while a delivery of it is not settled.
 CREATE TABLE body (
-  event  INTEGER PRIMARY KEY REFERENCES event ON DELETE CASCADE,
-  sealed BLOB NOT NULL
+  event   INTEGER PRIMARY KEY REFERENCES event ON DELETE CASCADE,
+  sealed  BLOB NOT NULL,
+  patient TEXT       -- a digest of whose event it is
 ) STRICT;
 
 -- An event that carries another clinic's id than the grant's: kept out of the memory, so that it does not occupy
@@ -76,14 +77,13 @@ CREATE TABLE quarantine (
 CREATE TABLE sink (
   sink       INTEGER PRIMARY KEY,
   name       TEXT NOT NULL UNIQUE,
+  order_by   TEXT NOT NULL DEFAULT 'none',  -- clinic, patient: of each one delivery at a time
   checkpoint TEXT,   -- up to where an exact sink's own file is in agreement with this ledger
   stopped    TEXT,   -- why it needs a person
   mode       TEXT NOT NULL DEFAULT 'open' CHECK (mode IN ('open', 'paused', 'draining')),
   mode_why   TEXT,
   mode_at    INTEGER,
-  outage_since INTEGER,  -- its receiver does not work since; NULL: as far as known it does
-  probe_at   INTEGER,    -- when it is asked again
-  probes     INTEGER NOT NULL DEFAULT 0
+  breaker    TEXT    -- failures in a row, or since when its receiver does not work; NULL: no failures
 ) STRICT;
 
 -- One event owed to one sink. issued = queued + claimed + held + dead + done + skipped, always.
@@ -97,7 +97,7 @@ CREATE TABLE delivery (
   -- Not IN: for a list of six SQLite builds a table of its own at every row that is written.
   state      TEXT NOT NULL CHECK (state = 'queued' OR state = 'claimed' OR state = 'done'
                                   OR state = 'skipped' OR state = 'held' OR state = 'dead'),
-  ready      INTEGER NOT NULL DEFAULT 0,   -- its body is here
+  ready      INTEGER NOT NULL DEFAULT 0,   -- 1: its body is here; 2: and others of its key come first
   due_at     INTEGER NOT NULL,             -- at first the event's created_at: the order of fetching and of delivery
   attempts   INTEGER NOT NULL DEFAULT 0,   -- claims so far; the newest one may settle
   refusals   INTEGER NOT NULL DEFAULT 0,   -- answers of no: only these count towards max_attempts
@@ -106,10 +106,15 @@ CREATE TABLE delivery (
   issued_at  INTEGER NOT NULL,
   settled_at INTEGER,
   reason     TEXT,                         -- how the last attempt ended, or why it was skipped
+  place      TEXT,                         -- its place in the order that its sink keeps,
+  key        TEXT,                         --   among the deliveries of this clinic or patient
   UNIQUE (event, sink, ordinal)
 ) STRICT;
 CREATE INDEX delivery_due ON delivery (sink, due_at, delivery) WHERE state = 'queued' AND ready = 1;
 CREATE INDEX delivery_owed ON delivery (through, due_at, event) WHERE state = 'queued' AND ready = 0;
+CREATE INDEX delivery_line ON delivery (sink, key, place)
+  WHERE key IS NOT NULL AND (state = 'queued' OR state = 'claimed');
+CREATE INDEX delivery_unseen ON delivery (sink, lane, place) WHERE place IS NOT NULL AND state = 'queued' AND ready = 0;
 CREATE INDEX delivery_claimed ON delivery (sink) WHERE state = 'claimed';
 
 -- Requests spent, in blocks: a restart does not forget them.

@@ -4,6 +4,7 @@ mod kinds;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::clinics;
 use super::values::{self, span};
@@ -11,7 +12,7 @@ use crate::config::duration::DAY;
 use crate::config::file::{Field, Section};
 use crate::config::problem::resembling;
 use crate::config::{ClinicSelection, OnDoubt, Sink};
-use crate::domain::{KNOWN_CATEGORIES, Pattern, Patterns, SinkName};
+use crate::domain::{KNOWN_CATEGORIES, OrderBy, Pattern, Patterns, SinkName};
 
 pub(super) fn read(root: &Section<'_>, clinics: &clinics::Read) -> Vec<Sink> {
     let sections = root.sections("sinks");
@@ -50,6 +51,10 @@ fn one(section: &Section<'_>, clinics: &clinics::Read) -> Option<Sink> {
     let matches = section.or("match", everything(), patterns);
     let max_attempts = section.or("max_attempts", 8, |field| field.number(1..1001));
     let give_up_after = section.or("give_up_after", 30 * DAY, |f| span(f, 365 * DAY));
+    let order_by = section.or("order_by", OrderBy::None, |field| {
+        values::choice(field, &OrderBy::ALL.map(|by| (by.as_str(), by)))
+    });
+    let order_wait = section.or("order_wait", Duration::from_hours(1), |f| span(f, 30 * DAY));
     let kind = section.required("kind", "one of stdout, file, exec, webhook");
     let kind = kind.as_ref().and_then(|f| values::choice(f, &kinds::KINDS));
     let Some(kind) = kind else {
@@ -66,6 +71,8 @@ fn one(section: &Section<'_>, clinics: &clinics::Read) -> Option<Sink> {
         max_attempts,
         give_up_after,
         on_doubt,
+        order_by,
+        order_wait,
         kind: kind?,
     })
 }

@@ -84,13 +84,15 @@ mod tests {
     use crate::config::file::Report;
 
     /// What every sink has, whatever its kind.
-    const COMMON: [&str; 6] = [
+    const COMMON: [&str; 8] = [
         "name",
         "kind",
         "clinics",
         "match",
         "max_attempts",
         "give_up_after",
+        "order_by",
+        "order_wait",
     ];
 
     #[test]

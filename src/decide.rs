@@ -19,7 +19,8 @@ const LONGEST_WAIT: Duration = Duration::from_hours(1);
 /// No wait that a receiver wishes for is longer.
 const LONGEST_WISH: Duration = Duration::from_hours(24);
 
-/// Nothing is set aside before so many attempts: if its receiver did not work, the breaker would be open by then.
+/// Nothing is set aside before so many attempts: if its receiver did not work, the breaker would be open by then, or
+/// opens with the next delivery that is tried.
 const TRIED_ENOUGH: u32 = 5;
 
 /// The rules of a sink.
@@ -40,9 +41,6 @@ pub struct Rules {
 pub enum Standing {
     /// It works, as far as anybody knows.
     Works,
-    /// One delivery has been set aside since its last yes: if it is the receiver and not that delivery, setting more
-    /// aside would hold a whole backlog.
-    Doubtful,
     /// The breaker is open: no failure says anything of the delivery that was tried.
     Down,
 }
@@ -297,7 +295,6 @@ mod tests {
         assert!(is_held(facts, doubt(), Standing::Works, hour));
         assert!(!is_held(facts, no(), Standing::Works, hour / 2));
         assert!(!is_held(facts, not_sent(), Standing::Works, hour));
-        assert!(!is_held(facts, no(), Standing::Doubtful, hour));
         assert!(!is_held(facts, no(), Standing::Down, hour));
         let early = Facts {
             attempt: 4,

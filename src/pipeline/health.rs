@@ -18,8 +18,6 @@ struct Seen {
     breaker: Breaker,
     /// The breaker that the ledger knows.
     noted: Breaker,
-    /// A delivery was set aside for the order of the others since the last yes.
-    set_aside: bool,
 }
 
 /// What an attempt has changed for the sink as a whole.
@@ -82,18 +80,11 @@ impl Health {
         let mut seen = self.locked();
         let before = seen.breaker.outage();
         seen.breaker = seen.breaker.after(delivery, outcome, now, rand::random());
-        seen.set_aside &= *outcome != Outcome::Yes;
         match (before, seen.breaker.outage()) {
             (None, Some(outage)) => (Standing::Down, Change::Down(outage)),
             (Some(_), Some(_)) => (Standing::Down, Change::None),
             (Some(outage), None) => (Standing::Works, Change::Works(outage)),
-            (None, None) if seen.set_aside => (Standing::Doubtful, Change::None),
             (None, None) => (Standing::Works, Change::None),
         }
-    }
-
-    /// A delivery was set aside, so that later ones of its key go on.
-    pub(super) fn set_aside(&self) {
-        self.locked().set_aside = true;
     }
 }

@@ -295,9 +295,6 @@ impl Pipeline {
             }
             let (facts, jitter) = (claim.ticket.facts, rand::random());
             let decision = decide(sink.rules, facts, outcome, standing, now, jitter);
-            if sink.rules.order_wait.is_some() && matches!(decision, Decision::Held { .. }) {
-                sink.health.set_aside();
-            }
             report(sink, &claim, &decision, standing);
             decided.push((claim, decision));
         }

@@ -206,6 +206,23 @@ async fn a_week_without_a_receiver_keeps_the_order_and_sets_nothing_aside() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_outage_that_looks_like_one_events_fault_sets_one_aside_at_most() {
+    let hook = Receiver::start(Answer::Status(504)).await;
+    let world = begin(1, hook.sink("order_by = \"patient\"")).await;
+    let made = 40;
+    for _ in 0..made {
+        world.make("oak", "patient.updated");
+        world.pass_after(20 * MINUTE).await;
+    }
+    hook.answers(Answer::Status(200));
+    world.pass_after(15 * MINUTE).await;
+    world.pass().await;
+    let sink = world.sink("hook").await;
+    let counts = [DeliveryState::Held, DeliveryState::Done].map(|state| sink.count(state));
+    assert_eq!(counts, [1, made - 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_waits_is_lined_up_when_a_sink_begins_to_keep_an_order() {
     let hook = Receiver::start(Answer::Status(429)).await;
     let world = begin(2, hook.sink("")).await;

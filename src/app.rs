@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::api::Api;
 use crate::api::budget::Budget;
 use crate::clock::SharedClock;
-use crate::config::{self, Config};
+use crate::config::{self, Bodies, Config};
 use crate::decide::Rules;
 use crate::domain::{Lane, OrderBy};
 use crate::http::BuildError;
@@ -137,6 +137,8 @@ pub async fn open(
     let ids = ledger
         .enrol_sinks(names.into_iter().zip(orders).collect())
         .await?;
+    let are_kept = config.state.bodies == Bodies::UntilSettled;
+    ledger.keep_bodies(are_kept).await?;
     let mut sinks = Vec::with_capacity(config.sinks.len());
     for sink in &config.sinks {
         let Some(id) = ids.get(&sink.name) else {
@@ -179,6 +181,7 @@ pub async fn open(
         lanes,
         clock,
         pace,
+        bodies: config.state.bodies,
         first_run: config.poll.first_run,
         in_flight: config.poll.concurrency,
         activity: Activity::default(),

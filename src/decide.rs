@@ -71,6 +71,8 @@ pub enum Decision {
         refusals: u32,
         /// How this attempt ended.
         reason: String,
+        /// It may have arrived.
+        in_doubt: bool,
     },
     /// A person decides.
     Held {
@@ -96,6 +98,7 @@ pub fn decide(
 ) -> Decision {
     // A receiver that cannot be reached or is no receiver any more says nothing of this delivery.
     let is_its_own = !matches!(outcome, Outcome::NotSent { .. } | Outcome::Gone { .. });
+    let in_doubt = matches!(outcome, Outcome::Doubt { .. });
     let counted = u32::from(standing != Standing::Down);
     let (reason, wish, refusals) = match outcome {
         Outcome::Yes => return Decision::Done,
@@ -146,6 +149,7 @@ pub fn decide(
         at: after(now, wait).min(give_up_at),
         refusals,
         reason,
+        in_doubt,
     }
 }
 

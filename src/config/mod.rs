@@ -116,6 +116,17 @@ pub struct State {
     pub directory: PathBuf,
     /// The 32-byte key that seals tokens and bodies at rest.
     pub seal_key: SecretRef,
+    /// Whether events that wait are kept.
+    pub bodies: Bodies,
+}
+
+/// Whether events that wait for a sink are kept, sealed (`ARCHITECTURE.md`, "Bodies").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bodies {
+    /// Until every delivery of them is settled.
+    UntilSettled,
+    /// Not at all: each attempt fetches its event again.
+    Never,
 }
 
 /// `[http]`.

@@ -337,7 +337,7 @@ fn owed_to(
     })
 }
 
-fn owed(row: &Row<'_>) -> rusqlite::Result<Owed> {
+pub(super) fn owed(row: &Row<'_>) -> rusqlite::Result<Owed> {
     Ok(Owed {
         event: EventKey(row.get(0)?),
         reference: Reference {

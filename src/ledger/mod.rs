@@ -27,10 +27,11 @@ mod outbox;
 mod prune;
 mod query;
 mod sinks;
+mod unkept;
 
 use std::rc::Rc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::types::Value;
 use rusqlite::vtab::array::Array;
 
@@ -45,6 +46,11 @@ pub use outbox::{Claim, Settled, Settlement, Ticket};
 pub use prune::Pruned;
 pub use query::{DeliveryRow, EventFilter, EventRow, LaneRow, Query, Resend};
 pub use sinks::{Mode, Next, Reassigned, SinkRow};
+pub use unkept::{Brought, InHand, Wanted};
+
+/// An event of a sweep that has not ended may be claimed after this time all the same: a long sweep must not hold
+/// back what it found first.
+const LONGEST_WAIT_FOR_SWEEP: TimeDelta = TimeDelta::seconds(30);
 
 /// The ledger's number of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

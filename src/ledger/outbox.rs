@@ -6,24 +6,23 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use rusqlite::vtab::array::Array;
 use rusqlite::{Connection, Row};
 
 use super::details::{self, Detail, Taker};
 use super::order::{self, Gate};
 use super::query::time;
-use super::{EventKey, Ledger, SinkId, at, body_place, damaged, ms, numbers};
+use super::unkept::Brought;
+use super::{
+    EventKey, LONGEST_WAIT_FOR_SWEEP, Ledger, SinkId, at, body_place, damaged, ms, numbers,
+};
 use crate::decide::{Decision, Facts};
 use crate::domain::{
     ClinicId, ClinicName, DeliveryId, DeliveryState, EventBody, EventId, EventType, Parcel,
 };
 use crate::sinks::{Checkpoint, Orphan, Resumed};
 use crate::store::{Epoch, Sealer, Unavailable};
-
-/// An event of a sweep that has not ended may be claimed after this time all the same: a long sweep must not hold
-/// back what it found first.
-const LONGEST_WAIT_FOR_SWEEP: TimeDelta = TimeDelta::seconds(30);
 
 /// The right to attempt a delivery once. Dropping it without settling leaves the delivery claimed until the next
 /// start finds it as an orphan.
@@ -42,8 +41,42 @@ pub struct Ticket {
     pub facts: Facts,
     event: EventKey,
     epoch: Epoch,
-    /// Its body is in the ledger too.
+    /// Its body is in the ledger too, or is never kept there.
     kept: bool,
+    /// An earlier attempt may have arrived (only where bodies are never kept).
+    sent_before: bool,
+}
+
+impl Claim {
+    /// The claim of what was fetched for this one attempt, once it is durable.
+    pub(super) fn unkept(
+        brought: &Brought,
+        clinic: ClinicName,
+        facts: Facts,
+        sent_before: bool,
+        epoch: Epoch,
+    ) -> Self {
+        let reference = &brought.reference;
+        Self {
+            parcel: Parcel {
+                delivery: brought.delivery,
+                attempt: facts.attempt,
+                event: reference.id.clone(),
+                event_type: reference.event_type.clone(),
+                created_at: reference.created_at,
+                clinic,
+                clinic_id: reference.clinic_id.clone(),
+                body: brought.body.clone(),
+            },
+            ticket: Ticket {
+                facts,
+                event: brought.event,
+                epoch,
+                kept: true,
+                sent_before,
+            },
+        }
+    }
 }
 
 /// Claims and what was decided of each: made once, by consuming the claims, and offered to the ledger until it takes
@@ -63,6 +96,7 @@ struct Stub {
     event_type: EventType,
     epoch: Epoch,
     facts: Facts,
+    sent_before: bool,
     /// For an attempt to come: the ledger does not have it.
     body: Option<EventBody>,
 }
@@ -82,6 +116,7 @@ impl Settlement {
                 event_type: claim.parcel.event_type,
                 epoch: claim.ticket.epoch,
                 facts: claim.ticket.facts,
+                sent_before: claim.ticket.sent_before,
                 body: owned.then_some(claim.parcel.body),
             };
             (stub, decision)
@@ -134,6 +169,7 @@ impl Due {
                 event: self.event,
                 epoch,
                 kept: true,
+                sent_before: false,
             },
         }
     }
@@ -262,7 +298,7 @@ impl Ledger {
                 for (deliveries, state, reason) in groups {
                     let deliveries = numbers(deliveries.iter().map(|delivery| delivery.0));
                     c.prepare_cached(
-                        "UPDATE delivery SET state = ?1, reason = ?2,
+                        "UPDATE delivery SET state = ?1, reason = ?2, maybe_sent = CASE WHEN ?5 THEN maybe_sent END,
                            settled_at = CASE ?1 WHEN 'queued' THEN NULL ELSE ?3 END
                          WHERE delivery IN rarray(?4) AND state = 'claimed'",
                     )?
@@ -271,6 +307,7 @@ impl Ledger {
                         reason,
                         ms(now),
                         &deliveries,
+                        reason.is_some(),
                     ))?;
                     if state == DeliveryState::Done {
                         let events = c
@@ -390,6 +427,7 @@ impl DueNow {
                 event: self.event,
                 epoch,
                 kept: false,
+                sent_before: false,
             },
         }
     }
@@ -480,7 +518,7 @@ fn by_event(waiting: Vec<DueNow>) -> impl Iterator<Item = Vec<DueNow>> {
     })
 }
 
-fn mark_claimed(
+pub(super) fn mark_claimed(
     c: &Connection,
     deliveries: impl Iterator<Item = DeliveryId>,
     epoch: Epoch,
@@ -551,19 +589,24 @@ fn settle_open(
     decision: &Decision,
     now: DateTime<Utc>,
 ) -> rusqlite::Result<usize> {
+    let mut maybe_sent = true;
     let (state, due_at, refusals, reason) = match decision {
         Decision::Done => return Ok(0),
         Decision::Again {
             at,
             refusals,
             reason,
-        } => (DeliveryState::Queued, Some(ms(*at)), *refusals, reason),
+            in_doubt,
+        } => {
+            maybe_sent = *in_doubt || claim.sent_before;
+            (DeliveryState::Queued, Some(ms(*at)), *refusals, reason)
+        }
         Decision::Held { reason } => (DeliveryState::Held, None, claim.facts.refusals, reason),
         Decision::Dead { reason } => (DeliveryState::Dead, None, claim.facts.refusals, reason),
     };
     let changed = c.prepare_cached(
         "UPDATE delivery SET state = ?1, due_at = coalesce(?2, due_at), refusals = ?3, reason = ?4,
-           failing_since = coalesce(failing_since, ?5), settled_at = CASE ?1 WHEN 'queued' THEN NULL ELSE ?5 END
+           failing_since = coalesce(failing_since, ?5), maybe_sent = CASE WHEN ?9 THEN maybe_sent END, settled_at = CASE ?1 WHEN 'queued' THEN NULL ELSE ?5 END
          WHERE delivery = ?6 AND state = 'claimed' AND epoch = ?7 AND attempts = ?8",
     )?
     .execute((
@@ -575,6 +618,7 @@ fn settle_open(
         claim.delivery.0,
         claim.epoch.0,
         claim.facts.attempt,
+        maybe_sent,
     ))?;
     if let Some(body) = claim.body.as_ref().filter(|_| changed > 0) {
         details::keep_body(c, sealer, (claim.event, &claim.event_type), body)?;

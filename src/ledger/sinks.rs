@@ -46,6 +46,16 @@ pub enum Next {
     DueAt(DateTime<Utc>),
 }
 
+impl Next {
+    pub(super) fn of(paused: bool, due_at: Option<DateTime<Utc>>) -> Self {
+        match (paused, due_at) {
+            (true, _) => Self::Paused,
+            (false, None) => Self::Nothing,
+            (false, Some(due_at)) => Self::DueAt(due_at),
+        }
+    }
+}
+
 /// A sink as people see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkRow {
@@ -135,11 +145,7 @@ impl Ledger {
                          FROM sink WHERE sink = ?1",
                     )?
                     .query_row([sink.0], |row| Ok((row.get(0)?, time(row, 1)?)))?;
-                Ok(match (paused, due_at) {
-                    (true, _) => Next::Paused,
-                    (false, None) => Next::Nothing,
-                    (false, Some(due_at)) => Next::DueAt(due_at),
-                })
+                Ok(Next::of(paused, due_at))
             })
             .await
     }

@@ -33,7 +33,7 @@ const LONGEST_GRANT_TROUBLE: TimeDelta = TimeDelta::days(1);
 const SERVER_IS_DOWN: u32 = 4;
 
 /// What one fetch says about the next.
-enum Step {
+pub(super) enum Step {
     Fetched(EventBody),
     /// This event waits on its own row.
     Failed,
@@ -145,7 +145,11 @@ impl Pipeline {
         Ok(rest)
     }
 
-    async fn fetch_one(&self, clinic: &ClinicName, owed: &Owed) -> Result<Step, Unavailable> {
+    pub(super) async fn fetch_one(
+        &self,
+        clinic: &ClinicName,
+        owed: &Owed,
+    ) -> Result<Step, Unavailable> {
         let now = self.now();
         let event = &owed.reference.id;
         match fetch::detail(&self.api, clinic, &owed.reference, Share::Polling).await {

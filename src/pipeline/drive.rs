@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::outbox::Until;
 use super::{Pipeline, Work};
+use crate::config::Bodies;
 use crate::ledger::Pruned;
 use crate::lifecycle::Lifecycle;
 use crate::schedule::Nudges;
@@ -192,7 +193,12 @@ impl Pipeline {
                 }
             });
         }
-        for clinic in self.ledger.clinics_owed(now).await? {
+        // Where bodies are not kept, each sink fetches what it is about to attempt.
+        let owed_to = match self.bodies {
+            Bodies::UntilSettled => self.ledger.clinics_owed(now).await?,
+            Bodies::Never => Vec::new(),
+        };
+        for clinic in owed_to {
             if !self.activity.is_resting(&clinic, now) {
                 begun += self.begin(
                     lifecycle,
@@ -260,6 +266,9 @@ impl Pipeline {
             tokio::select! {
                 () = hour.notified() => {}
                 () = soft.cancelled() => return,
+            }
+            if let Err(error) = self.ledger.empty_log().await {
+                tracing::warn!("{error}: the write-ahead log is emptied in an hour");
             }
             let Some((heard_at, server_now)) = self.activity.clocks() else {
                 continue;

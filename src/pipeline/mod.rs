@@ -11,6 +11,7 @@
 //! retries. Fresh work and what a crash left behind run the same lines, because every pass asks the ledger what is
 //! owed, never what it has just done.
 
+mod bring;
 mod details;
 mod drive;
 mod handover;
@@ -28,7 +29,7 @@ use tokio::sync::Notify;
 
 use crate::api::Api;
 use crate::clock::SharedClock;
-use crate::config::FirstRun;
+use crate::config::{Bodies, FirstRun};
 use crate::decide::Rules;
 use crate::domain::{ClinicName, SinkName};
 use crate::ledger::{LaneId, Ledger, SinkId};
@@ -85,6 +86,8 @@ pub struct Pipeline {
     pub clock: SharedClock,
     /// How often lanes are polled.
     pub pace: Pace,
+    /// Whether bodies that wait are kept.
+    pub bodies: Bodies,
     /// What the first poll of a lane does.
     pub first_run: FirstRun,
     /// Requests of one clinic that may be in flight at once.
@@ -206,6 +209,13 @@ impl Activity {
             .resting
             .get(clinic)
             .is_some_and(|until| *until > now)
+    }
+
+    /// The clinics that are left alone now.
+    fn resting(&self, now: DateTime<Utc>) -> HashSet<ClinicName> {
+        let busy = self.locked();
+        let resting = busy.resting.iter().filter(|(_, until)| **until > now);
+        resting.map(|(clinic, _)| clinic.clone()).collect()
     }
 
     /// A look was begun at this monotonic time.

@@ -9,11 +9,12 @@ use chrono::{DateTime, Utc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::bring::Bringing;
 use super::handover::{Held, Taking};
 use super::health::Change;
 use super::{OpenSink, Pipeline};
 use crate::breaker::Permit;
-use crate::config::OnDoubt;
+use crate::config::{Bodies, OnDoubt};
 use crate::decide::{Decision, Standing, decide};
 use crate::deliver;
 use crate::domain::{DeliveryState, Outcome};
@@ -142,6 +143,7 @@ impl Pipeline {
         let mut taking = sink.handover.open(handed_over);
         let mut attempts: JoinSet<Result<(), Stopped>> = JoinSet::new();
         let mut claims: Vec<Held> = Vec::new();
+        let mut bringing = Bringing::default();
         let mut failed = None;
         let mut left = Left::Ended;
         while failed.is_none() && !until.stopped.is_cancelled() {
@@ -158,6 +160,9 @@ impl Pipeline {
             }
             self.start(index, &mut claims, &mut attempts);
             let permitted = self.permitted(sink).await;
+            if permitted == Permit::Nothing {
+                bringing.let_go();
+            }
             let wanted = match permitted {
                 Permit::All => {
                     ((places - attempts.len()) * batch + ahead).saturating_sub(claims.len())
@@ -173,13 +178,15 @@ impl Pipeline {
                 usize::MAX
             };
             if wanted > 0 && free > 0 {
-                let Some(more) = self.claim(sink, wanted, free).await else {
+                let Some(more) = self.claim(sink, &mut bringing, wanted, free).await else {
                     left = Left::Paused;
                     break;
                 };
                 claims.extend(more);
             }
-            let nothing_due = (wanted > 0 || permitted == Permit::Nothing) && claims.is_empty();
+            let nothing_due = (wanted > 0 || permitted == Permit::Nothing)
+                && claims.is_empty()
+                && bringing.is_empty();
             self.start(index, &mut claims, &mut attempts);
             if drained && nothing_due && attempts.is_empty() {
                 break;
@@ -187,6 +194,7 @@ impl Pipeline {
             tokio::select! {
                 Some(ended) = attempts.join_next() => failed = flatten(ended).err(),
                 () = taking.take(&mut claims) => {}
+                () = bringing.arrive(&self) => {}
                 () = sink.wake.notified() => {}
                 () = tokio::time::sleep(LONGEST_SLEEP) => {}
                 () = until.stopped.cancelled() => {}
@@ -252,13 +260,28 @@ impl Pipeline {
     }
 
     /// Claims what is due; `None` if the sink is paused.
-    async fn claim(&self, sink: &OpenSink, limit: usize, kib: usize) -> Option<Vec<Held>> {
+    async fn claim(
+        self: &Arc<Self>,
+        sink: &OpenSink,
+        bringing: &mut Bringing,
+        limit: usize,
+        kib: usize,
+    ) -> Option<Vec<Held>> {
         let now = self.now();
-        let claimed = match self.ledger.next(sink.id).await {
-            Ok(Next::Paused) => return None,
-            Ok(Next::DueAt(at)) if at <= now => self.ledger.claim(sink.id, limit, kib, now).await,
-            Ok(Next::DueAt(_) | Next::Nothing) => Ok(Vec::new()),
-            Err(error) => Err(error),
+        let next = match self.bodies {
+            Bodies::UntilSettled => self.ledger.next(sink.id).await,
+            Bodies::Never => self.ledger.next_unkept(sink.id).await,
+        };
+        let claimed = match (next, self.bodies) {
+            (Ok(Next::Paused), _) => return None,
+            (Ok(Next::DueAt(at)), Bodies::UntilSettled) if at <= now => {
+                self.ledger.claim(sink.id, limit, kib, now).await
+            }
+            (Ok(Next::DueAt(at)), Bodies::Never) if at <= now => {
+                bringing.claim(self, sink, limit).await
+            }
+            (Ok(Next::DueAt(_) | Next::Nothing), _) => Ok(Vec::new()),
+            (Err(error), _) => Err(error),
         };
         let claims = claimed.unwrap_or_else(|error| {
             self.ledger_trouble(&error);

@@ -41,6 +41,7 @@ impl Handle {
             faults: Faults::default(),
             counters: Counters::default(),
             scopes: options.scopes.clone(),
+            rewritten: std::collections::HashSet::new(),
             random: Seeded::new(options.seed, u64::MAX - 1),
             request_ids: Seeded::new(options.seed, u64::MAX - 2),
         };
@@ -295,6 +296,13 @@ impl Handle {
             .index(event_id)
             .and_then(|index| world.events.get(index))
             .map_or(0, |record| record.retrieved)
+    }
+
+    /// From now on this event reads otherwise, as after a change of Fullscript's own.
+    pub fn rewrite(&self, event_id: &str) {
+        let mut world = self.world();
+        let index = world.events.index(event_id);
+        world.rewritten.extend(index);
     }
 
     /// The exact text that a retrieve of this event answers.

@@ -1,5 +1,7 @@
 //! Everything that changes, behind one lock.
 
+use std::collections::HashSet;
+
 use super::Options;
 use super::counters::Counters;
 use super::data::{self, Facts};
@@ -48,6 +50,8 @@ pub(super) struct World {
     pub(super) faults: Faults,
     pub(super) counters: Counters,
     pub(super) scopes: Vec<String>,
+    /// Events that read otherwise than they did.
+    pub(super) rewritten: HashSet<u32>,
     pub(super) random: Seeded,
     /// Apart from `random`, so that ids and delays do not depend on how many requests came first.
     pub(super) request_ids: Seeded,
@@ -90,7 +94,7 @@ impl World {
     pub(super) fn reply_for(&self, options: &Options, index: u32) -> Option<String> {
         let record = self.events.get(index)?;
         Some(data::reply(&Facts {
-            seed: options.seed,
+            seed: options.seed ^ u64::from(self.rewritten.contains(&index)),
             index,
             id: &self.events.id(index),
             event_type: self.events.type_of(record),

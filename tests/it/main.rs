@@ -15,6 +15,7 @@
 mod backfill;
 mod bad_input;
 mod binary;
+mod bodies;
 mod budget;
 mod canaries;
 mod commands;

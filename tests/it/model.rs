@@ -725,6 +725,7 @@ impl Bench {
                     at: self.now + STEP * wait,
                     refusals: 1,
                     reason: reason(),
+                    in_doubt: false,
                 };
                 (decision, DeliveryState::Queued)
             }

@@ -29,6 +29,8 @@ pub(crate) struct Setup {
     pub(crate) clinics: Vec<String>,
     /// Further lines of `[app]`.
     pub(crate) app: String,
+    /// Further lines of `[state]`.
+    pub(crate) state: String,
     /// Lines of `[poll]`.
     pub(crate) poll: String,
     /// Further `[[sinks]]` blocks and other text at the end.
@@ -42,6 +44,7 @@ impl Default for Setup {
         Self {
             clinics: vec!["oak".to_owned()],
             app: String::new(),
+            state: String::new(),
             poll: "first_run = \"30d\"\n".to_owned(),
             more: String::new(),
             file_sink: true,
@@ -98,12 +101,13 @@ impl World {
         let mut text = format!(
             "[app]\napi_base = {:?}\nclient_id = \"simulated-client-id\"\n\
              client_secret = {{ file = {:?} }}\nredirect_uri = \"http://127.0.0.1:8765/callback\"\n{}\n\
-             [state]\ndirectory = {:?}\nseal_key = {{ file = {:?} }}\n\n[poll]\n{}\n",
+             [state]\ndirectory = {:?}\nseal_key = {{ file = {:?} }}\n{}\n[poll]\n{}\n",
             self.vendor.base_url(),
             at.join("client_secret"),
             setup.app,
             self.state_path(),
             at.join("seal_key"),
+            setup.state,
             setup.poll,
         );
         for name in &setup.clinics {

@@ -10,7 +10,7 @@ mod values;
 use toml::de::DeTable;
 
 use super::file::{Field, Report, Section};
-use super::{Config, Http, State};
+use super::{Bodies, Config, Http, State};
 
 /// Reads the whole document. `None`, or a report with problems, is an unusable configuration.
 pub(super) fn config<'a>(report: &'a Report<'a>, document: &'a DeTable<'a>) -> Option<Config> {
@@ -21,7 +21,8 @@ pub(super) fn config<'a>(report: &'a Report<'a>, document: &'a DeTable<'a>) -> O
     let http = http(&root.section("http"));
     let poll = poll::read(&root.section("poll"), servers);
     let clinics = clinics::read(&root, &poll.categories, servers);
-    let sinks = sinks::read(&root, &clinics);
+    let bodies = state.as_ref().map(|state| state.bodies);
+    let sinks = sinks::read(&root, &clinics, bodies);
     root.finish();
     Some(Config {
         app: app.app?,
@@ -44,10 +45,20 @@ fn state(section: &Section<'_>) -> Option<State> {
         "where the 32-byte key is that seals tokens and bodies, such as { credential = \"seal_key\" }",
     );
     let seal_key = seal_key.as_ref().and_then(values::secret);
+    let bodies = section.or("bodies", Bodies::UntilSettled, |field| {
+        values::choice(
+            field,
+            &[
+                ("until-settled", Bodies::UntilSettled),
+                ("never", Bodies::Never),
+            ],
+        )
+    });
     section.finish();
     Some(State {
         directory,
         seal_key: seal_key?,
+        bodies,
     })
 }
 

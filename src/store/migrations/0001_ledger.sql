@@ -106,6 +106,7 @@ CREATE TABLE delivery (
   issued_at  INTEGER NOT NULL,
   settled_at INTEGER,
   reason     TEXT,                         -- how the last attempt ended, or why it was skipped
+  maybe_sent BLOB,                         -- where bodies are not kept: the digest of what may have arrived
   place      TEXT,                         -- its place in the order that its sink keeps,
   key        TEXT,                         --   among the deliveries of this clinic or patient
   UNIQUE (event, sink, ordinal)

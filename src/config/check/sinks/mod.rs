@@ -11,10 +11,14 @@ use super::values::{self, span};
 use crate::config::duration::DAY;
 use crate::config::file::{Field, Section};
 use crate::config::problem::resembling;
-use crate::config::{ClinicSelection, OnDoubt, Sink};
+use crate::config::{Bodies, ClinicSelection, OnDoubt, Sink};
 use crate::domain::{KNOWN_CATEGORIES, OrderBy, Pattern, Patterns, SinkName};
 
-pub(super) fn read(root: &Section<'_>, clinics: &clinics::Read) -> Vec<Sink> {
+pub(super) fn read(
+    root: &Section<'_>,
+    clinics: &clinics::Read,
+    bodies: Option<Bodies>,
+) -> Vec<Sink> {
     let sections = root.sections("sinks");
     if sections.is_empty() {
         root.place.warning(
@@ -26,7 +30,7 @@ pub(super) fn read(root: &Section<'_>, clinics: &clinics::Read) -> Vec<Sink> {
     let mut sinks: Vec<Sink> = Vec::new();
     let mut taken = Taken::default();
     for section in &sections {
-        sinks.extend(one(section, clinics));
+        sinks.extend(one(section, clinics, bodies));
         section.finish_with(|key| kinds::explained(section, key));
         taken.take(section);
     }
@@ -44,7 +48,7 @@ pub(super) fn read(root: &Section<'_>, clinics: &clinics::Read) -> Vec<Sink> {
     sinks
 }
 
-fn one(section: &Section<'_>, clinics: &clinics::Read) -> Option<Sink> {
+fn one(section: &Section<'_>, clinics: &clinics::Read, bodies: Option<Bodies>) -> Option<Sink> {
     let name = section.required("name", "a name for logs and commands, such as \"chart\"");
     let name = name.as_ref().and_then(values::name);
     let selection = selection(section, clinics);
@@ -52,7 +56,12 @@ fn one(section: &Section<'_>, clinics: &clinics::Read) -> Option<Sink> {
     let max_attempts = section.or("max_attempts", 8, |field| field.number(1..1001));
     let give_up_after = section.or("give_up_after", 30 * DAY, |f| span(f, 365 * DAY));
     let order_by = section.or("order_by", OrderBy::None, |field| {
-        values::choice(field, &OrderBy::ALL.map(|by| (by.as_str(), by)))
+        let by = values::choice(field, &OrderBy::ALL.map(|by| (by.as_str(), by)))?;
+        if by != OrderBy::None && bodies == Some(Bodies::Never) {
+            // What waits in line is here, and whose it is stands in it.
+            return field.refuse("\"none\", or state.bodies = \"until-settled\"");
+        }
+        Some(by)
     });
     let order_wait = section.or("order_wait", Duration::from_hours(1), |f| span(f, 30 * DAY));
     let kind = section.required("kind", "one of stdout, file, exec, webhook");

@@ -7,6 +7,7 @@ pub mod address;
 mod any;
 mod exec;
 mod file;
+mod owned_file;
 mod stdout;
 mod webhook;
 

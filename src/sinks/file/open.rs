@@ -1,16 +1,16 @@
 //! Opening: create or take the file, lock it, find out whether it is the one that the mark speaks of, and settle what a
 //! crash left open.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use chrono::NaiveDate;
 
 use super::mark::Mark;
 use super::roll_forward::{Found, roll_forward};
 use super::{Lines, Place};
+use crate::sinks::owned_file::{OwnedFile, directory};
 use crate::sinks::{Checkpoint, Orphan, Resumed, Stopped};
 
 /// Opens the file and settles the orphans: adopted where their line is there, absent where it is not.
@@ -159,86 +159,13 @@ fn rotated_away(place: &Place, mark: &Mark) -> Option<PathBuf> {
         .map(|entry| entry.path())
 }
 
-/// Opens the file at the sink's path, or creates it with its mode and group; locked, so that no second process
-/// writes to it.
+/// Opens the file at the sink's path, or creates it; locked, so that no second process writes to it.
 pub(super) fn open_or_create(place: &Place) -> Result<File, Stopped> {
-    let failed = |error: io::Error| place.failed("open", &error);
-    let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .append(true)
-        .mode(0o600)
-        .custom_flags(no_follow());
-    let file = match options.clone().create_new(true).open(place.path()) {
-        Ok(file) => {
-            dress(place, &file)?;
-            sync_parent(place.path()).map_err(failed)?;
-            file
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            options.open(place.path()).map_err(failed)?
-        }
-        Err(error) => return Err(failed(error)),
-    };
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(Stopped(format!(
-            "{}: is not a regular file, expected one",
-            place.path().display()
-        )));
+    let settings = &place.settings;
+    OwnedFile {
+        path: &settings.path,
+        mode: settings.mode,
+        group: settings.group.as_deref(),
     }
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Stopped(format!(
-            "{}: is locked by another process; one file belongs to one sink",
-            place.path().display()
-        ))),
-        Err(TryLockError::Error(error)) => Err(place.failed("lock", &error)),
-    }
-}
-
-/// A link at the path is an error: whoever may create links there would choose where health data goes.
-fn no_follow() -> i32 {
-    i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default()
-}
-
-/// Gives a new file its group and then its mode, whatever the umask is.
-fn dress(place: &Place, file: &File) -> Result<(), Stopped> {
-    if let Some(group) = &place.settings.group {
-        let id = group_id(group).ok_or_else(|| {
-            Stopped(format!(
-                "{}: there is no group {group:?}; name one of /etc/group, or give its number",
-                place.path().display()
-            ))
-        })?;
-        std::os::unix::fs::fchown(file, None, Some(id))
-            .map_err(|error| place.failed("give it to its group", &error))?;
-    }
-    file.set_permissions(std::fs::Permissions::from_mode(place.settings.mode))
-        .map_err(|error| place.failed("set its mode", &error))
-}
-
-/// A group by number, or by its name in `/etc/group`.
-fn group_id(group: &str) -> Option<u32> {
-    group.parse().ok().or_else(|| {
-        std::fs::read_to_string("/etc/group")
-            .ok()?
-            .lines()
-            .find_map(|line| {
-                let mut fields = line.split(':');
-                (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok())?
-            })
-    })
-}
-
-/// Makes the directory's entry for `path` durable.
-pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
-    File::open(directory(path))?.sync_all()
-}
-
-/// The directory that a path's entry is in.
-fn directory(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
+    .open_or_create()
 }

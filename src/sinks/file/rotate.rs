@@ -8,9 +8,10 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::mark::Mark;
-use super::open::{open_or_create, sync_parent};
+use super::open::open_or_create;
 use super::{Lines, Place};
 use crate::sinks::Stopped;
+use crate::sinks::owned_file::sync_parent;
 
 /// Whether lines of `today` belong into a new file. A clock that went back never rotates.
 pub(super) fn is_due(mark: &Mark, today: NaiveDate) -> bool {

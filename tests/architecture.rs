@@ -83,7 +83,7 @@ fn each_step_imports_nouns_and_its_own_port() {
         ("decide", &["config", "domain"]),
         ("breaker", &["decide", "domain"]),
         ("format", &["domain"]),
-        ("sinks", &["config", "domain", "format", "http"]),
+        ("sinks", &["config", "crash", "domain", "format", "http"]),
         ("ledger", &["breaker", "decide", "domain", "sinks", "store"]),
         ("store", &[]),
         (

@@ -250,6 +250,8 @@ pub enum SinkKind {
     Stdout,
     /// JSON lines in a file.
     File(FileSink),
+    /// Rows in a SQLite database.
+    Sqlite(SqliteSink),
     /// A program per event.
     Exec(ExecSink),
     /// An HTTP POST per event.
@@ -262,6 +264,7 @@ impl SinkKind {
         match self {
             Self::Stdout => "stdout",
             Self::File(_) => "file",
+            Self::Sqlite(_) => "sqlite",
             Self::Exec(_) => "exec",
             Self::Webhook(_) => "webhook",
         }
@@ -279,6 +282,28 @@ pub struct FileSink {
     pub group: Option<String>,
     /// Whether a finished UTC day is renamed to `<path>.<yyyy-mm-dd>`.
     pub rotate_daily: bool,
+}
+
+/// `kind = "sqlite"`.
+#[derive(Clone, Debug)]
+pub struct SqliteSink {
+    /// The database.
+    pub path: PathBuf,
+    /// Permissions of the database where it is made, such as `0o640`.
+    pub mode: u32,
+    /// The group that owns it, by name or number; unchanged if absent.
+    pub group: Option<String>,
+    /// Where in it the events go.
+    pub into: SqliteInto,
+}
+
+/// Where in a database the events go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SqliteInto {
+    /// The documented table (`docs/sqlite.md`), under this name.
+    Table(String),
+    /// The operator's own tables, by this statement for each event.
+    Statement(String),
 }
 
 /// `kind = "exec"`.

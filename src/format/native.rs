@@ -63,7 +63,8 @@ pub(super) fn with_data(head: &impl Serialize, event: &EventBody) -> Result<Vec<
     Ok(body)
 }
 
-fn data(body: &EventBody) -> Result<&str, NotAnEvent> {
+/// The value of the event's `data`, byte for byte as the vendor sent it.
+pub fn data(body: &EventBody) -> Result<&str, NotAnEvent> {
     if let Some(data) = body.data() {
         return Ok(data);
     }

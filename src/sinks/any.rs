@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    Checkpoint, Delivered, ExecSink, FileSink, Orphan, Resumed, Secrets, Signing, Sink,
+    Checkpoint, Delivered, ExecSink, FileSink, Orphan, Resumed, Secrets, Signing, Sink, SqliteSink,
     StdoutError, StdoutSink, Stopped, WebhookError, WebhookSink,
 };
 use crate::config::{self, SecretRef, SinkKind, WebhookSignature};
@@ -14,6 +14,8 @@ use crate::format::standard::{self, NotAKey};
 pub enum AnySink {
     /// `kind = "file"`.
     File(FileSink),
+    /// `kind = "sqlite"`.
+    Sqlite(SqliteSink),
     /// `kind = "stdout"`.
     Stdout(StdoutSink),
     /// `kind = "exec"`.
@@ -86,6 +88,9 @@ impl AnySink {
         };
         match &sink.kind {
             SinkKind::File(settings) => Ok(Self::File(FileSink::new(name(), settings.clone()))),
+            SinkKind::Sqlite(settings) => {
+                Ok(Self::Sqlite(SqliteSink::new(name(), settings.clone())))
+            }
             SinkKind::Exec(settings) => Ok(Self::Exec(ExecSink::new(settings.clone()))),
             SinkKind::Stdout => {
                 StdoutSink::open()
@@ -143,6 +148,7 @@ impl Sink for AnySink {
     fn batch(&self) -> usize {
         match self {
             Self::File(sink) => sink.batch(),
+            Self::Sqlite(sink) => sink.batch(),
             Self::Stdout(sink) => sink.batch(),
             Self::Exec(sink) => sink.batch(),
             Self::Webhook(sink) => sink.batch(),
@@ -152,6 +158,7 @@ impl Sink for AnySink {
     fn concurrency(&self) -> usize {
         match self {
             Self::File(sink) => sink.concurrency(),
+            Self::Sqlite(sink) => sink.concurrency(),
             Self::Stdout(sink) => sink.concurrency(),
             Self::Exec(sink) => sink.concurrency(),
             Self::Webhook(sink) => sink.concurrency(),
@@ -161,6 +168,7 @@ impl Sink for AnySink {
     fn is_exact(&self) -> bool {
         match self {
             Self::File(sink) => sink.is_exact(),
+            Self::Sqlite(sink) => sink.is_exact(),
             Self::Stdout(sink) => sink.is_exact(),
             Self::Exec(sink) => sink.is_exact(),
             Self::Webhook(sink) => sink.is_exact(),
@@ -174,6 +182,7 @@ impl Sink for AnySink {
     ) -> Result<Resumed, Stopped> {
         match self {
             Self::File(sink) => sink.resume(checkpoint, orphans).await,
+            Self::Sqlite(sink) => sink.resume(checkpoint, orphans).await,
             Self::Stdout(sink) => sink.resume(checkpoint, orphans).await,
             Self::Exec(sink) => sink.resume(checkpoint, orphans).await,
             Self::Webhook(sink) => sink.resume(checkpoint, orphans).await,
@@ -183,6 +192,7 @@ impl Sink for AnySink {
     async fn deliver(&self, parcels: &[Parcel], now: DateTime<Utc>) -> Result<Delivered, Stopped> {
         match self {
             Self::File(sink) => sink.deliver(parcels, now).await,
+            Self::Sqlite(sink) => sink.deliver(parcels, now).await,
             Self::Stdout(sink) => sink.deliver(parcels, now).await,
             Self::Exec(sink) => sink.deliver(parcels, now).await,
             Self::Webhook(sink) => sink.deliver(parcels, now).await,

@@ -8,6 +8,7 @@ mod any;
 mod exec;
 mod file;
 mod owned_file;
+mod sqlite;
 mod stdout;
 mod webhook;
 
@@ -21,6 +22,7 @@ use crate::domain::{DeliveryId, EventId, Outcome, Parcel};
 pub use any::{AnySink, OpenError};
 pub use exec::ExecSink;
 pub use file::FileSink;
+pub use sqlite::SqliteSink;
 pub use stdout::{StdoutError, StdoutSink};
 pub use webhook::{Secrets, Signing, WebhookError, WebhookSink};
 

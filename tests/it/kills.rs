@@ -16,6 +16,7 @@ use rand::{RngExt, SeedableRng};
 use crate::binary::{LIMIT, Running, crash_points, was_killed};
 
 use crate::oracle::{Verdict, judge};
+use crate::sqlite::{RECORDS, records, rows};
 use crate::world::{Setup, World};
 
 /// What the vendor allows, and what the daemon is told: small, so that it is felt.
@@ -143,7 +144,10 @@ async fn killed_at_any_moment_it_shows_every_event_exactly_once() {
         },
         ..Options::default()
     };
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("records.db");
     let setup = Setup {
+        more: records(&database),
         clinics: vec!["oak".to_owned(), "elm".to_owned()],
         poll: format!(
             "interval = \"1s\"\nfirst_run = \"30d\"\n\n\
@@ -201,6 +205,7 @@ async fn killed_at_any_moment_it_shows_every_event_exactly_once() {
     );
     assert_eq!(verdict, Verdict::default());
     world.assert_exactly_once(&made);
+    world.assert_rows_once(&made, &rows(&database, RECORDS));
     assert_eq!(counters.tokens_with("refresh_token", "invalid_grant"), 0);
     assert_eq!(grants_that_need_a_login(&world), 0);
     assert!(

@@ -33,6 +33,7 @@ mod outbox;
 mod process;
 mod receiver;
 mod sinks;
+mod sqlite;
 mod standard;
 mod stepped;
 mod systemd;

@@ -75,10 +75,11 @@ enum Command {
         #[arg(long)]
         yes: bool,
     },
-    /// Let a stopped file sink go on with its file as it is now.
+    /// Let a stopped file or sqlite sink go on with its file as it is now.
     ///
-    /// A file sink stops when its file is not as this program left it: shorter, replaced or edited. Look at it first:
-    /// what was written there and is gone is not written again by this.
+    /// A file sink stops when its file is not as this program left it: shorter, replaced or edited; a sqlite sink when its
+    /// database is gone, another one or an older copy. Look at it first: what was written there and is gone is not
+    /// written again by this.
     #[command(after_help = "Example: fullscript-events sinks accept archive")]
     Accept {
         /// The sink's name in the configuration.

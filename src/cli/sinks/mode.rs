@@ -43,7 +43,7 @@ pub(super) async fn accept(session: &Session, name: &str) -> CommandResult {
         .await
         .map_err(state_failure)?;
     print(&format!(
-        "{name} takes its file as it is now, and goes on behind its last line within a minute.\nWhether it does: {} status\n",
+        "{name} takes its file as it is now, and goes on behind what is in it within a minute.\nWhether it does: {} status\n",
         session.program
     ))
 }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Budget, FirstRun, Holds, OnDoubt, SecretRef};
+use crate::config::{Budget, FirstRun, Holds, OnDoubt, SecretRef, SinkKind, SqliteInto};
 
 const EXAMPLE: &str = include_str!("../../../config.example.toml");
 
@@ -235,7 +235,7 @@ fn every_problem_is_told_at_once_and_no_secret_is_shown() {
 
     sinks[3].kind (line 56)
       found:  "kafka"
-      wanted: one of stdout, file, exec, webhook
+      wanted: one of stdout, file, sqlite, exec, webhook
 
     polling (line 59)
       found:  an unknown key
@@ -552,5 +552,68 @@ old_secret = { env = "OLD" }"#,
       found:  "standrad"
       wanted: one of fullscript, standard, none
       did you mean "standard"?
+    "#);
+}
+
+#[test]
+fn a_database_has_a_table_or_a_statement_and_belongs_to_one_sink() {
+    let sqlite = |name: &str, more: &str| {
+        format!(
+            "[[sinks]]\nname = \"{name}\"\nkind = \"sqlite\"\npath = \"/srv/{name}.db\"\n{more}\n"
+        )
+    };
+    let into = |more: &str| {
+        let SinkKind::Sqlite(settings) = good(&sqlite("a", more)).sinks[0].kind.clone() else {
+            panic!()
+        };
+        settings.into
+    };
+    assert_eq!(into(""), SqliteInto::Table("fullscript_event".to_owned()));
+    assert_eq!(
+        into("table = \"Events_2\""),
+        SqliteInto::Table("Events_2".to_owned())
+    );
+    let statement = "INSERT INTO t\nVALUES (:id)";
+    assert_eq!(
+        into("statement = \"\"\"\nINSERT INTO t\nVALUES (:id)\"\"\""),
+        SqliteInto::Statement(statement.to_owned())
+    );
+    let more = [
+        sqlite("a", "table = \"t\"\nstatement = \"DELETE FROM t\""),
+        sqlite("b", "table = \"no; table\""),
+        sqlite("c", "table = \"Fullscript_Sink\"\non_doubt = \"hold\""),
+        sqlite("d", "statement = \" \"\nmode = \"0066\""),
+        "[[sinks]]\nname = \"e\"\nkind = \"file\"\npath = \"/srv//a.db\"".to_owned(),
+    ];
+    insta::assert_snapshot!(with(&more.concat()).unwrap_err(), @r#"
+    config.toml: 7 problems
+
+    sinks[0].statement (line 17)
+      found:  "DELETE FROM t"
+      wanted: either table, which is made for you, or a statement of your own
+
+    sinks[1].table (line 22)
+      found:  "no; table"
+      wanted: a name of letters, digits and _, which begins with no digit, at most 64 long; not sqlite_… nor fullscript_sink
+
+    sinks[2].table (line 27)
+      found:  "Fullscript_Sink"
+      wanted: a name of letters, digits and _, which begins with no digit, at most 64 long; not sqlite_… nor fullscript_sink
+
+    sinks[2].on_doubt (line 28)
+      found:  a key that has no meaning here
+      wanted: no on_doubt: a database shows every event exactly once whatever crashes, so nothing is ever in doubt
+
+    sinks[3].statement (line 33)
+      found:  " "
+      wanted: an SQL statement, such as "INSERT INTO inbox (id, body) VALUES (:id, :data)"
+
+    sinks[3].mode (line 34)
+      found:  "0066"
+      wanted: permissions in octal which let the owner read and write, such as "0640"
+
+    sinks[4].path (line 38)
+      found:  "/srv//a.db"
+      wanted: a file of its own: another sink writes to this one
     "#);
 }

@@ -64,7 +64,7 @@ fn one(section: &Section<'_>, clinics: &clinics::Read, bodies: Option<Bodies>) -
         Some(by)
     });
     let order_wait = section.or("order_wait", Duration::from_hours(1), |f| span(f, 30 * DAY));
-    let kind = section.required("kind", "one of stdout, file, exec, webhook");
+    let kind = section.required("kind", "one of stdout, file, sqlite, exec, webhook");
     let kind = kind.as_ref().and_then(|f| values::choice(f, &kinds::KINDS));
     let Some(kind) = kind else {
         // Which keys it may have is unknown: complaining of them would only mislead.
@@ -171,8 +171,8 @@ fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
 
 fn on_doubt(section: &Section<'_>, kind: kinds::Kind) -> OnDoubt {
     let default = match kind {
-        // A file is exact: it is never in doubt, and the value is never looked at.
-        kinds::Kind::File => return OnDoubt::Hold,
+        // What is exact is never in doubt, and the value is never looked at.
+        kinds::Kind::File | kinds::Kind::Sqlite => return OnDoubt::Hold,
         kinds::Kind::Exec => OnDoubt::Hold,
         kinds::Kind::Stdout | kinds::Kind::Webhook => OnDoubt::Resend,
     };
@@ -209,7 +209,7 @@ impl<'a> Taken<'a> {
                 kind.refuse::<()>("one stdout sink at most");
             }
             Some("stdout") => self.stdout = true,
-            Some("file") => {
+            Some("file" | "sqlite") => {
                 if let Some(field) = section.field("path")
                     && let Some(path) = field.peek()
                     && !self.paths.insert(Path::new(path).components().collect())

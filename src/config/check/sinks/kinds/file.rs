@@ -21,7 +21,8 @@ pub(super) fn read(section: &Section<'_>) -> Option<FileSink> {
     })
 }
 
-fn mode(field: &Field<'_>) -> Option<u32> {
+/// Permissions of a file that events are written to.
+pub(super) fn mode(field: &Field<'_>) -> Option<u32> {
     let text = field.text()?;
     let mode = u32::from_str_radix(text, 8)
         .ok()

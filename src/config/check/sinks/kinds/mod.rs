@@ -2,6 +2,7 @@
 
 mod exec;
 mod file;
+mod sqlite;
 mod webhook;
 
 use crate::config::SinkKind;
@@ -12,22 +13,25 @@ use crate::config::file::Section;
 pub(super) enum Kind {
     Stdout,
     File,
+    Sqlite,
     Exec,
     Webhook,
 }
 
 /// The kinds by name.
-pub(super) const KINDS: [(&str, Kind); 4] = [
+pub(super) const KINDS: [(&str, Kind); 5] = [
     ("stdout", Kind::Stdout),
     ("file", Kind::File),
+    ("sqlite", Kind::Sqlite),
     ("exec", Kind::Exec),
     ("webhook", Kind::Webhook),
 ];
 
 /// The keys that only some kinds have, to say so when they stand at another.
-const KEYS: [(&str, &[&str]); 4] = [
+const KEYS: [(&str, &[&str]); 5] = [
     ("stdout", &["on_doubt"]),
     ("file", &["path", "mode", "group", "rotate_daily"]),
+    ("sqlite", &["path", "mode", "group", "table", "statement"]),
     ("exec", &["command", "timeout", "concurrency", "on_doubt"]),
     (
         "webhook",
@@ -51,6 +55,7 @@ pub(super) fn read(section: &Section<'_>, kind: Kind) -> Option<SinkKind> {
     match kind {
         Kind::Stdout => Some(SinkKind::Stdout),
         Kind::File => file::read(section).map(SinkKind::File),
+        Kind::Sqlite => sqlite::read(section).map(SinkKind::Sqlite),
         Kind::Exec => exec::read(section).map(SinkKind::Exec),
         Kind::Webhook => webhook::read(section).map(SinkKind::Webhook),
     }
@@ -59,11 +64,16 @@ pub(super) fn read(section: &Section<'_>, kind: Kind) -> Option<SinkKind> {
 /// Why a key that exists elsewhere has no meaning at this sink.
 pub(super) fn explained(section: &Section<'_>, key: &str) -> Option<String> {
     let kind = section.field("kind")?.text()?;
-    if kind == "file" && key == "on_doubt" {
-        return Some(
-            "no on_doubt: a file shows every event exactly once whatever crashes, so nothing is ever in doubt"
-                .to_owned(),
-        );
+    if key == "on_doubt"
+        && let Some(what) = match kind {
+            "file" => Some("a file"),
+            "sqlite" => Some("a database"),
+            _ => None,
+        }
+    {
+        return Some(format!(
+            "no on_doubt: {what} shows every event exactly once whatever crashes, so nothing is ever in doubt"
+        ));
     }
     let kinds: Vec<_> = KEYS
         .iter()

@@ -6,6 +6,7 @@ mod delivery;
 mod event;
 mod ids;
 mod order;
+mod output;
 mod pattern;
 mod sweep;
 
@@ -14,5 +15,6 @@ pub use delivery::{DeliveryId, DeliveryState, Outcome, Parcel};
 pub use event::{EventBody, EventType, Reference};
 pub use ids::{ClinicId, ClinicName, EventId, IdError, Lane, SinkName};
 pub use order::{OrderBy, patient_of};
+pub use output::Output;
 pub use pattern::{Pattern, PatternError, Patterns};
 pub use sweep::{ListDigest, Sweep};

@@ -18,7 +18,7 @@ use crate::ledger::Ledger;
 use crate::pipeline::{Activity, Handover, Health, OpenSink, Pipeline};
 use crate::route::Routes;
 use crate::schedule::Pace;
-use crate::sinks::{self, AnySink};
+use crate::sinks::{self, AnySink, SharedRecorder};
 use crate::store::{OpenError, Owner, SealKey, Store, Unavailable};
 use crate::token::Tokens;
 
@@ -139,6 +139,7 @@ pub async fn open(
         .await?;
     let are_kept = config.state.bodies == Bodies::UntilSettled;
     ledger.keep_bodies(are_kept).await?;
+    let recorder: SharedRecorder = Arc::new(ledger.clone());
     let mut sinks = Vec::with_capacity(config.sinks.len());
     for sink in &config.sinks {
         let Some(id) = ids.get(&sink.name) else {
@@ -153,7 +154,7 @@ pub async fn open(
                 on_doubt: sink.on_doubt,
                 order_wait: (sink.order_by != OrderBy::None).then_some(sink.order_wait),
             },
-            sink: AnySink::open(sink, &config.http)?,
+            sink: AnySink::open(sink, &config.http, &config.state.directory, &recorder)?,
             wake: tokio::sync::Notify::new(),
             handover: Handover::default(),
             health: Health::default(),

@@ -8,7 +8,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params_from_iter};
 
 use super::query::{DELIVERY_COLUMNS, DeliveryRow, delivery_row};
-use super::{EventKey, Query, at, intake, ms, numbers, outbox};
+use super::{EventKey, Query, at, intake, ms, numbers, outbox, output};
 use crate::domain::{DeliveryId, DeliveryState};
 use crate::store::Unavailable;
 
@@ -158,7 +158,10 @@ fn choose(
     };
     match choice {
         Choice::Retry => intake::wait_for_body(c, event)?,
-        Choice::Done | Choice::Drop => outbox::forget_bodies(c, &numbers([event.0]))?,
+        Choice::Done | Choice::Drop => {
+            outbox::forget_bodies(c, &numbers([event.0]))?;
+            output::forget(c, &numbers([delivery.0]))?;
+        }
     }
     Ok(1)
 }

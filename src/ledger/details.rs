@@ -10,7 +10,7 @@ use rusqlite::{Connection, Row};
 
 use super::order;
 use super::outbox::{self, Claim, DueNow};
-use super::{EventKey, Ledger, SinkId, at, body_place, damaged, ms, numbers};
+use super::{EventKey, Ledger, SinkId, at, body_place, damaged, ms, numbers, output};
 use crate::domain::{ClinicId, ClinicName, EventBody, EventId, EventType, Reference};
 use crate::store::{Sealer, Unavailable};
 
@@ -277,6 +277,7 @@ fn skip_all(
         "UPDATE delivery SET state = 'skipped', reason = ?1, settled_at = ?2 WHERE event = ?3 AND state = 'queued'",
     )?
     .execute((reason, ms(now), event.0))?;
+    output::forget_of(c, &numbers([event.0]))?;
     order::next_in_line(c, &order::of_event(c, event)?)
 }
 

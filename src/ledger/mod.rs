@@ -14,6 +14,7 @@
 //!    What a sink takes as soon as it is fetched is claimed without one.
 //! 8. An event is owed a fetch exactly while a delivery of it is queued and its body is not here.
 //! 9. Of a key that a sink keeps in order at most one delivery is claimed or may be (see `order`).
+//! 10. What a program has said is kept, sealed, only while its delivery is neither done nor skipped.
 //!
 //! There is no recovery code: what a crash leaves are rows that the next pass takes up by the same lines.
 
@@ -24,6 +25,7 @@ mod jobs;
 mod lanes;
 mod order;
 mod outbox;
+mod output;
 mod prune;
 mod query;
 mod sinks;
@@ -43,6 +45,7 @@ pub use intake::{Admitted, Found, Page, Progress};
 pub use jobs::{Asked, Job, JobLane, JobRequest, JobTotals};
 pub use lanes::{LaneState, SweepEnd};
 pub use outbox::{Claim, Settled, Settlement, Ticket};
+pub use output::Said;
 pub use prune::Pruned;
 pub use query::{DeliveryRow, EventFilter, EventRow, LaneRow, Query, Resend};
 pub use sinks::{Mode, Next, Reassigned, SinkRow};

@@ -15,7 +15,7 @@ use super::order::{self, Gate};
 use super::query::time;
 use super::unkept::Brought;
 use super::{
-    EventKey, LONGEST_WAIT_FOR_SWEEP, Ledger, SinkId, at, body_place, damaged, ms, numbers,
+    EventKey, LONGEST_WAIT_FOR_SWEEP, Ledger, SinkId, at, body_place, damaged, ms, numbers, output,
 };
 use crate::decide::{Decision, Facts};
 use crate::domain::{
@@ -262,14 +262,15 @@ impl Ledger {
                     .query_row([sink.0], |row| row.get::<_, Option<String>>(0))?;
                 let orphans = c
                     .prepare_cached(
-                        "SELECT delivery, id FROM delivery JOIN event USING (event)
+                        "SELECT delivery, attempts, id FROM delivery JOIN event USING (event)
                          WHERE sink = ?1 AND state = 'claimed' ORDER BY delivery",
                     )?
                     .query_map([sink.0], |row| {
                         Ok(Orphan {
                             delivery: DeliveryId(row.get(0)?),
-                            event: EventId::new(row.get::<_, String>(1)?)
-                                .map_err(|_| damaged(1, "a malformed event id"))?,
+                            attempt: row.get(1)?,
+                            event: EventId::new(row.get::<_, String>(2)?)
+                                .map_err(|_| damaged(2, "a malformed event id"))?,
                         })
                     })?
                     .collect::<rusqlite::Result<_>>()?;
@@ -287,16 +288,23 @@ impl Ledger {
         doubtful: DeliveryState,
         now: DateTime<Utc>,
     ) -> Result<(), Unavailable> {
-        const STOPPED: &str = "the daemon ended while this was being delivered";
         self.store
             .write(move |c| {
-                let groups = [
-                    (&resumed.adopted, DeliveryState::Done, None),
-                    (&resumed.absent, DeliveryState::Queued, None),
-                    (&resumed.doubtful, doubtful, Some(STOPPED)),
+                let mut groups: BTreeMap<(DeliveryState, Option<&str>), Vec<i64>> = BTreeMap::new();
+                let known = [
+                    (&resumed.adopted, DeliveryState::Done),
+                    (&resumed.absent, DeliveryState::Queued),
                 ];
-                for (deliveries, state, reason) in groups {
-                    let deliveries = numbers(deliveries.iter().map(|delivery| delivery.0));
+                for (deliveries, state) in known {
+                    let deliveries = deliveries.iter().map(|delivery| delivery.0);
+                    groups.entry((state, None)).or_default().extend(deliveries);
+                }
+                for doubt in &resumed.doubtful {
+                    let group = groups.entry((doubtful, Some(doubt.reason.as_str())));
+                    group.or_default().push(doubt.delivery.0);
+                }
+                for ((state, reason), deliveries) in groups {
+                    let deliveries = numbers(deliveries);
                     c.prepare_cached(
                         "UPDATE delivery SET state = ?1, reason = ?2, maybe_sent = CASE WHEN ?5 THEN maybe_sent END,
                            settled_at = CASE ?1 WHEN 'queued' THEN NULL ELSE ?3 END
@@ -317,6 +325,7 @@ impl Ledger {
                             .query_map([&deliveries], |row| row.get(0))?
                             .collect::<rusqlite::Result<Vec<i64>>>()?;
                         forget_bodies(c, &numbers(events))?;
+                        output::forget(c, &deliveries)?;
                     } else {
                         find_bodies(c, &deliveries)?;
                     }
@@ -578,6 +587,7 @@ fn settle_done(
     }
     // Also of those that were claimed without a body: another delivery may have brought one since.
     forget_bodies(c, &numbers(done().map(|claim| claim.event.0)))?;
+    output::forget(c, &numbers(done().map(|claim| claim.delivery.0)))?;
     Ok(changed)
 }
 

@@ -7,7 +7,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::Connection;
 
-use super::{Ledger, day, ms, numbers, order};
+use super::{Ledger, day, ms, numbers, order, output};
 use crate::store::Unavailable;
 
 /// The vendor lists 30 days; five more are kept.
@@ -37,8 +37,8 @@ fn expire_bodies(c: &Connection, now: DateTime<Utc>) -> rusqlite::Result<()> {
         "DELETE FROM body WHERE event IN ({OLD}) AND NOT EXISTS
            (SELECT 1 FROM delivery d WHERE d.event = body.event AND d.state = 'claimed')"
     ))?
-    .execute([before])
-    .map(drop)
+    .execute([before])?;
+    output::expire(c, before)
 }
 
 /// What pruning did.

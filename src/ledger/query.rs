@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 
-use super::{EventKey, SinkId, at, damaged, intake, ms};
+use super::{EventKey, SinkId, at, damaged, intake, ms, numbers, output};
 use crate::domain::{DeliveryId, DeliveryState};
 use crate::store::{Store, Unavailable};
 
@@ -274,6 +274,8 @@ fn resend(
          WHERE event = ?3 AND sink = ?4 AND state IN ('held', 'dead')",
     )?
     .execute((ms(now), delivery.0, event.0, sink.0))?;
+    let resent = before.iter().map(|delivery| delivery.delivery.0);
+    output::forget(c, &numbers(resent))?;
     intake::wait_for_body(c, event)?;
     Ok(Resend::Issued(delivery))
 }

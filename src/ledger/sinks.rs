@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::query::{state, time};
-use super::{EventKey, Ledger, Query, SinkId, ms, numbers, order, outbox};
+use super::{EventKey, Ledger, Query, SinkId, ms, numbers, order, outbox, output};
 use crate::breaker::{Breaker, Outage};
 use crate::domain::{DeliveryState, OrderBy, SinkName};
 use crate::store::Unavailable;
@@ -297,7 +297,9 @@ impl Query {
                     .query_map((ms(now), sink.0), |row| row.get(0))?
                     .collect::<rusqlite::Result<_>>()?;
                 let count = events.len() as u64;
-                outbox::forget_bodies(c, &numbers(events))?;
+                let events = numbers(events);
+                outbox::forget_bodies(c, &events)?;
+                output::forget_of(c, &events)?;
                 Ok(Some(count))
             })
             .await
@@ -382,7 +384,9 @@ fn reassign(
         .query_map((ms(now), from.0, other.0), |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     let events: Vec<EventKey> = known.iter().copied().map(EventKey).collect();
-    outbox::forget_bodies(c, &numbers(known))?;
+    let known = numbers(known);
+    outbox::forget_bodies(c, &known)?;
+    output::forget_of(c, &known)?;
     let moved = c.execute(
         &format!("UPDATE delivery SET sink = ?1, ordinal = 1, key = NULL, ready = min(ready, 1) WHERE sink = ?2 AND {OPEN}"),
         (other.0, from.0),

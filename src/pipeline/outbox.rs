@@ -59,7 +59,12 @@ impl Pipeline {
             return;
         };
         while !until.stopped.is_cancelled() {
-            match self.resume(sink).await {
+            let resumed = tokio::select! {
+                resumed = self.resume(sink) => resumed,
+                // A program may be waited for that an earlier daemon left: the next start goes on with that.
+                () = until.stopped.cancelled() => return,
+            };
+            match resumed {
                 Ok(()) => match Arc::clone(&self).deliver_due(index, &until).await {
                     Ok(Left::Ended) => return,
                     Ok(Left::Paused) => self.while_paused(sink, &until).await,

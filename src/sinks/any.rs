@@ -1,10 +1,13 @@
 //! Every kind of sink as one type: the one place that knows them all. A new kind is its file, a variant and an arm.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 
 use super::{
-    Checkpoint, Delivered, ExecSink, FileSink, Orphan, Resumed, Secrets, Signing, Sink, SqliteSink,
-    StdoutError, StdoutSink, Stopped, WebhookError, WebhookSink,
+    Checkpoint, Delivered, ExecSink, FileSink, Orphan, Resumed, Secrets, SharedRecorder, Signing,
+    Sink, SqliteSink, StdoutError, StdoutSink, Stopped, WebhookError, WebhookSink,
 };
 use crate::config::{self, SecretRef, SinkKind, WebhookSignature};
 use crate::domain::{Parcel, SinkName};
@@ -76,8 +79,13 @@ pub enum OpenError {
 
 impl AnySink {
     /// Makes the sink that the configuration describes, and reads its secrets. Nothing is sent or written, and a
-    /// file is opened only by [`Sink::resume`].
-    pub fn open(sink: &config::Sink, http: &config::Http) -> Result<Self, OpenError> {
+    /// file is opened only by [`Sink::resume`]. `state` is the state directory.
+    pub fn open(
+        sink: &config::Sink,
+        http: &config::Http,
+        state: &Path,
+        recorder: &SharedRecorder,
+    ) -> Result<Self, OpenError> {
         let name = || sink.name.clone();
         let secret = |setting, reference: &SecretRef| {
             reference.read().map_err(|source| OpenError::Secret {
@@ -91,7 +99,15 @@ impl AnySink {
             SinkKind::Sqlite(settings) => {
                 Ok(Self::Sqlite(SqliteSink::new(name(), settings.clone())))
             }
-            SinkKind::Exec(settings) => Ok(Self::Exec(ExecSink::new(settings.clone()))),
+            SinkKind::Exec(settings) => {
+                let recorder = Arc::clone(recorder);
+                Ok(Self::Exec(ExecSink::new(
+                    name(),
+                    settings.clone(),
+                    state,
+                    recorder,
+                )))
+            }
             SinkKind::Stdout => {
                 StdoutSink::open()
                     .map(Self::Stdout)
@@ -209,6 +225,7 @@ mod tests {
     use super::*;
     use crate::config::{ClinicSelection, OnDoubt, WebhookFormat};
     use crate::domain::{OrderBy, Pattern, Patterns};
+    use crate::sinks::Unrecorded;
 
     fn sink(signature: WebhookSignature) -> config::Sink {
         config::Sink {
@@ -234,7 +251,9 @@ mod tests {
     }
 
     fn complaint(signature: WebhookSignature) -> String {
-        let opened = AnySink::open(&sink(signature), &config::Http::default());
+        let http = config::Http::default();
+        let nobody: SharedRecorder = Arc::new(Unrecorded);
+        let opened = AnySink::open(&sink(signature), &http, Path::new("/nowhere"), &nobody);
         opened.err().unwrap().to_string()
     }
 

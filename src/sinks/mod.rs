@@ -13,11 +13,13 @@ mod stdout;
 mod webhook;
 
 use std::future::Future;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{DeliveryId, EventId, Outcome, Parcel};
+use crate::domain::{DeliveryId, EventId, Outcome, Output, Parcel};
 
 pub use any::{AnySink, OpenError};
 pub use exec::ExecSink;
@@ -42,8 +44,50 @@ pub struct Checkpoint(pub String);
 pub struct Orphan {
     /// The delivery.
     pub delivery: DeliveryId,
+    /// Which attempt of it was in flight, from 1.
+    pub attempt: u32,
     /// Its event.
     pub event: EventId,
+}
+
+/// An orphan of which nothing can be known: `on_doubt` decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubtful {
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// What became of its attempt, as far as it is known. For logs and people: no receiver's text.
+    pub reason: String,
+}
+
+impl Doubtful {
+    /// What is said of an attempt that left no trace.
+    const STOPPED: &str = "the daemon ended while this was being delivered";
+}
+
+/// Keeps what a program says while it runs, so that a crash does not take it along. Whoever makes it has the ledger,
+/// and seals; a sink only hands over. Best effort: no delivery fails because this does.
+pub trait Recorder: Send + Sync + 'static {
+    /// Keeps `output` as all that this attempt has said, in the place of what was kept of the delivery before.
+    fn record(&self, delivery: DeliveryId, attempt: u32, output: Output) -> BoxFuture<'_, ()>;
+
+    /// What was kept of this attempt; nothing if there is nothing.
+    fn recorded(&self, delivery: DeliveryId, attempt: u32) -> BoxFuture<'_, Output>;
+}
+
+/// A recorder that all sinks share.
+pub type SharedRecorder = Arc<dyn Recorder>;
+
+/// Records nothing: for an attempt of which the ledger knows nothing.
+pub struct Unrecorded;
+
+impl Recorder for Unrecorded {
+    fn record(&self, _: DeliveryId, _: u32, _: Output) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn recorded(&self, _: DeliveryId, _: u32) -> BoxFuture<'_, Output> {
+        Box::pin(std::future::ready(Output::default()))
+    }
 }
 
 /// What a sink found when it rolled forward.
@@ -54,7 +98,7 @@ pub struct Resumed {
     /// Orphans that were certainly never shown: they are due again.
     pub absent: Vec<DeliveryId>,
     /// Orphans of which nothing can be known: `on_doubt` decides.
-    pub doubtful: Vec<DeliveryId>,
+    pub doubtful: Vec<Doubtful>,
     /// The new checkpoint, if this sink keeps one.
     pub checkpoint: Option<Checkpoint>,
 }
@@ -62,10 +106,14 @@ pub struct Resumed {
 impl Resumed {
     /// What a sink says that cannot look: nothing can be known of any orphan.
     fn all_doubtful(orphans: Vec<Orphan>) -> Self {
+        let doubtful = |orphan: Orphan| Doubtful {
+            delivery: orphan.delivery,
+            reason: Doubtful::STOPPED.to_owned(),
+        };
         Self {
             adopted: Vec::new(),
             absent: Vec::new(),
-            doubtful: orphans.into_iter().map(|orphan| orphan.delivery).collect(),
+            doubtful: orphans.into_iter().map(doubtful).collect(),
             checkpoint: None,
         }
     }

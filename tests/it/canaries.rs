@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
@@ -142,11 +143,19 @@ impl Haystacks {
         self.add(format!("{name}, stderr"), &output.stderr);
     }
 
-    /// Every file of a directory, as raw bytes: the ledger, its WAL, its shared memory.
+    /// Every file of a directory, as raw bytes: the ledger, its WAL, its shared memory. Of the pipes of programs the
+    /// names: what is in them lies on no disk.
     fn add_directory(&mut self, when: &str, directory: &Path) {
         for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
             let name = format!("{when}, {}", entry.path().display());
-            self.add(name, &fs::read(entry.path()).unwrap());
+            let kind = entry.file_type().unwrap();
+            if kind.is_dir() {
+                self.add_directory(when, &entry.path());
+            } else if kind.is_fifo() {
+                self.add(name.clone(), name.as_bytes());
+            } else {
+                self.add(name, &fs::read(entry.path()).unwrap());
+            }
         }
     }
 
@@ -191,7 +200,10 @@ fn canaries_of_event(world: &World, id: &str) -> BTreeSet<String> {
 const RECORD: &str = "cat > \"$1/$FULLSCRIPT_EVENT_ID.body\"\n\
     cat /proc/$$/environ /proc/$$/cmdline > \"$1/$FULLSCRIPT_EVENT_ID.seen\"\n";
 
-/// Configures the tap, an exec sink that records, and a webhook whose receiver is down.
+/// A program for the exec sink: says all that it reads, and fails.
+const BLAB: &str = "tee /dev/stderr; exit 1";
+
+/// Configures the tap, an exec sink that records, one that blabs, and a webhook whose receiver is down.
 async fn configure(world: &World, token_url: &str) {
     let at = world.directory.path();
     fs::create_dir(at.join("exec")).unwrap();
@@ -204,6 +216,7 @@ async fn configure(world: &World, token_url: &str) {
         poll: "interval = \"1s\"\nfirst_run = \"30d\"\n".to_owned(),
         more: format!(
             "[[sinks]]\nname = \"record\"\nkind = \"exec\"\ncommand = [\"/bin/sh\", {:?}, {:?}]\n\n\
+             [[sinks]]\nname = \"blab\"\nkind = \"exec\"\ncommand = [\"/bin/sh\", \"-c\", {BLAB:?}]\n\n\
              [[sinks]]\nname = \"chart\"\nkind = \"webhook\"\nurl = \"http://{gone}/hook\"\nsecret = {{ file = {:?} }}\n",
             at.join("record.sh"),
             at.join("exec"),
@@ -304,14 +317,7 @@ async fn no_secret_and_no_patient_is_found_where_none_may_be() {
         hay.add_output(words, &world.run(&command));
     }
     hay.add_directory("at the end", &world.state_path());
-    let exec = world.directory.path().join("exec");
-    let mut runs = 0;
-    for entry in fs::read_dir(&exec).unwrap().map(Result::unwrap) {
-        if entry.path().extension().is_some_and(|is| is == "seen") {
-            hay.add("the exec sink's process", &fs::read(entry.path()).unwrap());
-            runs += 1;
-        }
-    }
+    let runs = add_runs(&world, &mut hay);
 
     // What is looked for was really there to be leaked: shown by the sink that may, and kept for the one that is down.
     let shown: Vec<String> = world.shown().iter().map(id_of).collect();
@@ -322,7 +328,9 @@ async fn no_secret_and_no_patient_is_found_where_none_may_be() {
         .collect();
     let lawful = fs::read_to_string(world.log_path()).unwrap();
     assert!(patients.len() > 100 && patients.iter().all(|canary| lawful.contains(canary)));
-    assert!(bodies_kept(&world) >= 20);
+    assert!(kept(&world, "body") >= 20 && kept(&world, "output") >= 3);
+    let blabbed = blabbed(&world);
+    assert!(patients.iter().any(|canary| blabbed.contains(canary)));
     assert!(tap.tokens().len() >= 12);
     // And what is searched is what was written: the log and the state files hold the ids that they may hold.
     for place in [
@@ -355,10 +363,38 @@ async fn no_secret_and_no_patient_is_found_where_none_may_be() {
     }
 }
 
-fn bodies_kept(world: &World) -> i64 {
+/// What a stranger saw of the exec sink's processes; gives how many there were.
+fn add_runs(world: &World, hay: &mut Haystacks) -> usize {
+    let exec = world.directory.path().join("exec");
+    let mut runs = 0;
+    for entry in fs::read_dir(&exec).unwrap().map(Result::unwrap) {
+        if entry.path().extension().is_some_and(|is| is == "seen") {
+            hay.add("the exec sink's process", &fs::read(entry.path()).unwrap());
+            runs += 1;
+        }
+    }
+    runs
+}
+
+fn kept(world: &World, table: &str) -> i64 {
     let c = rusqlite::Connection::open(world.ledger_path()).unwrap();
-    c.query_row("SELECT count(*) FROM body", (), |row| row.get(0))
-        .unwrap()
+    c.query_row(&format!("SELECT count(*) FROM {table}"), (), |row| {
+        row.get(0)
+    })
+    .unwrap()
+}
+
+/// What `deliveries show` says of the programs that blabbed: the one place where a person may read it.
+fn blabbed(world: &World) -> String {
+    let c = rusqlite::Connection::open(world.ledger_path()).unwrap();
+    let mut said = c.prepare("SELECT delivery FROM output").unwrap();
+    let numbers = said.query_map((), |row| row.get::<_, i64>(0)).unwrap();
+    let shown = numbers.map(|number| {
+        let number = number.unwrap().to_string();
+        let shown = world.run(&["deliveries", "show", &number]);
+        String::from_utf8(shown.stdout).unwrap()
+    });
+    shown.collect()
 }
 
 #[test]

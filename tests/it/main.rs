@@ -31,6 +31,7 @@ mod order;
 mod outage;
 mod outbox;
 mod process;
+mod programs;
 mod receiver;
 mod sinks;
 mod sqlite;

@@ -14,12 +14,12 @@ use fullscript_events::ledger::{
     Admitted, Choice, Claim, Detail, EventFilter, Found, LaneId, Ledger, Owed, Page, Resend,
     Settlement, SinkId, Taker,
 };
-use fullscript_events::sinks::{Checkpoint, Resumed};
+use fullscript_events::sinks::{Checkpoint, Doubtful, Resumed};
 use fullscript_events::store::{Owner, SealKey};
 use proptest::prelude::*;
 use secrecy::SecretBox;
 
-use crate::world::check_invariants;
+use crate::world::{check_invariants, patiently};
 
 const IDS: [&str; 3] = ["a", "b", "c"];
 const CLINICS: [&str; 2] = ["oak", "elm"];
@@ -470,7 +470,7 @@ impl Bench {
         self.ledger = None;
         self.owner = None;
         let key = SealKey::new(SecretBox::new(Box::new([15; 32])));
-        let owner = Owner::take(self.directory.path(), "app", &key).unwrap();
+        let owner = patiently(|| Owner::take(self.directory.path(), "app", &key)).unwrap();
         let ledger = Ledger::new(owner.store().clone(), owner.epoch());
         let lanes = CLINICS.map(|clinic| Lane {
             clinic: ClinicName::new(clinic).unwrap(),
@@ -779,10 +779,14 @@ impl Bench {
             Fate::Held => (none(), none(), all, DeliveryState::Held),
             Fate::SentAgain => (none(), none(), all, DeliveryState::Queued),
         };
+        let in_doubt = |delivery| Doubtful {
+            delivery,
+            reason: "the daemon ended".to_owned(),
+        };
         let resumed = Resumed {
             adopted,
             absent,
-            doubtful,
+            doubtful: doubtful.into_iter().map(in_doubt).collect(),
             checkpoint: None,
         };
         self.ledger()

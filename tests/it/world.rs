@@ -250,16 +250,25 @@ impl Drop for World {
     }
 }
 
-/// Takes the state directory. While another test starts a process, the child holds a copy of every open file until it
-/// has become its program, and so for a moment the lock of an owner that is gone.
+/// Takes the state directory.
 pub(crate) fn own(config: &Config) -> Owner {
+    let take = || match app::take_ownership(config) {
+        Err(StartError::State(error)) => Err(error),
+        owner => Ok(owner.unwrap()),
+    };
+    patiently(take).unwrap()
+}
+
+/// Takes a state directory that nobody owns. While another test starts a process, the child holds a copy of every open
+/// file until it has become its program, and so for a moment the lock of an owner that is gone.
+pub(crate) fn patiently(take: impl Fn() -> Result<Owner, OpenError>) -> Result<Owner, OpenError> {
     let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
     loop {
-        match app::take_ownership(config) {
-            Err(StartError::State(OpenError::Owned(_))) if std::time::Instant::now() < end => {
+        match take() {
+            Err(OpenError::Owned(_)) if std::time::Instant::now() < end => {
                 std::thread::yield_now();
             }
-            owner => return owner.unwrap(),
+            owner => return owner,
         }
     }
 }
@@ -292,6 +301,10 @@ pub(crate) fn check_invariants(ledger: &Path) {
         (
             "who waits in line waits for somebody who came before",
             "SELECT count(*) FROM delivery d WHERE state = 'queued' AND ready = 2 AND NOT EXISTS (SELECT 1 FROM delivery h WHERE h.sink = d.sink AND h.key = d.key AND (h.state = 'claimed' OR (h.state = 'queued' AND h.ready = 1 AND h.place <= d.place)))",
+        ),
+        (
+            "what a program has said is kept only while its delivery is not settled",
+            "SELECT count(*) FROM output JOIN delivery USING (delivery) WHERE state IN ('done', 'skipped')",
         ),
         (
             "a claim has an owner",

@@ -1,4 +1,5 @@
-//! `deliveries`: what needs a person, and what the person says. Never shows a body.
+//! `deliveries`: what needs a person, and what the person says. Never shows a body; what a program has said of one is
+//! shown for a delivery that is asked for by its number.
 
 mod choose;
 mod list;

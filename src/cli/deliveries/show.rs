@@ -1,4 +1,4 @@
-//! `deliveries show`: what is known of a delivery, and the commands that settle it.
+//! `deliveries show`: what is known of a delivery, what its program said, and the commands that settle it.
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -7,8 +7,8 @@ use super::super::output::{ago, aligned, cells, print, utc};
 use super::super::session::{Session, state_failure};
 use super::super::{CommandResult, Exit, Failure};
 use super::{SCHEMA, to_json};
-use crate::domain::{DeliveryId, DeliveryState};
-use crate::ledger::{DeliveryFilter, DeliveryOf};
+use crate::domain::{DeliveryId, DeliveryState, Output};
+use crate::ledger::{DeliveryFilter, DeliveryOf, Said};
 
 /// Arguments of `deliveries show`.
 #[derive(Debug, clap::Args)]
@@ -27,11 +27,20 @@ pub(super) async fn run(session: &Session, args: &Args) -> CommandResult {
     let Some(of) = found.first() else {
         return Err(unknown(session, args.number));
     };
+    let said = session.query.said(of.delivery.delivery).await;
+    let said = said.map_err(state_failure)?;
     if args.json {
-        let object = json!({ "schema": SCHEMA, "delivery": to_json(of) });
+        let mut delivery = to_json(of);
+        if let Some(object) = delivery.as_object_mut() {
+            let output = said.as_ref().and_then(|said| said.output.as_ref());
+            object.insert("output".to_owned(), json!(output.map(Output::text)));
+            let attempt = said.as_ref().map(|said| said.attempt);
+            object.insert("output_attempt".to_owned(), json!(attempt));
+        }
+        let object = json!({ "schema": SCHEMA, "delivery": delivery });
         return print(&format!("{object:#}\n"));
     }
-    print(&text(of, session.now, &session.program))
+    print(&text(of, said.as_ref(), session.now, &session.program))
 }
 
 /// Those of the deliveries with these numbers that there are.
@@ -58,7 +67,38 @@ pub(super) fn unknown(session: &Session, number: i64) -> Failure {
     )
 }
 
-fn text(of: &DeliveryOf, now: DateTime<Utc>, program: &str) -> String {
+/// What the program said, framed: nobody takes it for words of ours. It may say anything, and hold health data.
+fn output(said: &Said) -> Vec<String> {
+    let attempt = said.attempt;
+    let Some(output) = &said.output else {
+        return vec![format!(
+            "The output of attempt {attempt} cannot be opened: its row is damaged."
+        )];
+    };
+    if output.said() == 0 {
+        return vec![format!("Attempt {attempt} said nothing.")];
+    }
+    let mut lines = vec![format!("Attempt {attempt} said:")];
+    let text = output.text();
+    lines.extend(text.lines().map(|line| format!("  | {}", harmless(line))));
+    lines
+}
+
+/// A line that only shows: what would move a cursor, colour, or turn the direction of a terminal is written out.
+fn harmless(line: &str) -> String {
+    let mut shown = String::with_capacity(line.len());
+    for c in line.chars() {
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if turns || (c.is_control() && c != '\t') {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+fn text(of: &DeliveryOf, said: Option<&Said>, now: DateTime<Utc>, program: &str) -> String {
     let delivery = &of.delivery;
     let number = delivery.delivery;
     let when = |at: DateTime<Utc>| format!("{} ({})", utc(at), ago(at, now));
@@ -79,6 +119,10 @@ fn text(of: &DeliveryOf, now: DateTime<Utc>, program: &str) -> String {
     rows.push(cells(["event", &of.event]));
     let mut lines = aligned(&rows);
     lines.push(String::new());
+    if let Some(said) = said {
+        lines.extend(output(said));
+        lines.push(String::new());
+    }
     match delivery.state {
         DeliveryState::Held => {
             lines.push("It may have arrived. Look at the receiver, then say one of:".to_owned());
@@ -118,9 +162,15 @@ mod tests {
     use crate::ledger::DeliveryRow;
 
     #[test]
-    fn what_is_held_names_the_three_commands_that_settle_it() {
+    fn what_is_held_shows_what_its_program_said_and_names_the_three_commands_that_settle_it() {
         let now = DateTime::UNIX_EPOCH + TimeDelta::days(20_000);
         let ago = |minutes| now - TimeDelta::minutes(minutes);
+        let mut output = Output::default();
+        output.push(b"reading e-1\n\x1b[2Jdone\x07\rfailed: \xff\n\xe2\x80\xaetxt");
+        let said = Said {
+            attempt: 1,
+            output: Some(output),
+        };
         let of = DeliveryOf {
             delivery: DeliveryRow {
                 delivery: DeliveryId(42),
@@ -137,7 +187,7 @@ mod tests {
             created_at: ago(90),
             clinic: "oak".to_owned(),
         };
-        insta::assert_snapshot!(text(&of, now, "fullscript-events"), @r#"
+        insta::assert_snapshot!(text(&of, Some(&said), now, "fullscript-events"), @r#"
         delivery  42 to ehr
         state     held
         attempts  1
@@ -147,6 +197,11 @@ mod tests {
         type      order.placed
         created   2024-10-03 22:30:00 UTC (90 min ago)
         event     e-1
+
+        Attempt 1 said:
+          | reading e-1
+          | \u{1b}[2Jdone\u{7}\rfailed: �
+          | \u{202e}txt
 
         It may have arrived. Look at the receiver, then say one of:
           it has arrived       fullscript-events deliveries done 42

@@ -1,6 +1,7 @@
 //! `sinks test`: one attempt with a made-up event, beside the daemon and without the ledger.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::super::output::print;
 use super::super::session::unknown;
@@ -9,7 +10,7 @@ use crate::app::StartError;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{ClinicSelection, Config, Sink, SinkKind};
 use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType, Outcome, Parcel};
-use crate::sinks::{AnySink, Sink as _};
+use crate::sinks::{AnySink, SharedRecorder, Sink as _, Unrecorded};
 
 /// The type of the event that is made up.
 const TYPE: &str = "fullscript_events.test";
@@ -29,7 +30,15 @@ pub(super) fn run(path: &Path, name: &str) -> CommandResult {
             ),
         ));
     }
-    let open = AnySink::open(sink, &config.http).map_err(StartError::from)?;
+    // Not in the state directory: what somebody else makes there may be closed to the daemon's user.
+    let state = tempfile::tempdir().map_err(|error| {
+        let place = std::env::temp_dir();
+        let text = format!("{} cannot be written: {error}", place.display());
+        Failure::new(Exit::Unexpected, text)
+    })?;
+    let unrecorded: SharedRecorder = Arc::new(Unrecorded);
+    let open = AnySink::open(sink, &config.http, state.path(), &unrecorded);
+    let open = open.map_err(StartError::from)?;
     let now = SystemClock::start().now();
     let parcel = parcel(&config, sink, now)?;
     let id = parcel.event.as_str().to_owned();

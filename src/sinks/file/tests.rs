@@ -70,6 +70,7 @@ fn line(delivery: i64) -> String {
 fn orphan(delivery: i64) -> Orphan {
     Orphan {
         delivery: DeliveryId(delivery),
+        attempt: 1,
         event: EventId::new(format!("e-{delivery}")).unwrap(),
     }
 }

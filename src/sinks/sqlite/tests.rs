@@ -108,6 +108,7 @@ fn parcels(deliveries: impl IntoIterator<Item = i64>) -> Vec<Parcel> {
 fn orphan(delivery: i64) -> Orphan {
     Orphan {
         delivery: DeliveryId(delivery),
+        attempt: 1,
         event: EventId::new(format!("e-{delivery}")).unwrap(),
     }
 }

@@ -118,6 +118,14 @@ CREATE INDEX delivery_line ON delivery (sink, key, place)
 CREATE INDEX delivery_unseen ON delivery (sink, lane, place) WHERE place IS NOT NULL AND state = 'queued' AND ready = 0;
 CREATE INDEX delivery_claimed ON delivery (sink) WHERE state = 'claimed';
 
+-- What the program of an attempt has said, sealed: of the newest attempt that was recorded, until its delivery is done or
+-- skipped.
+CREATE TABLE output (
+  delivery INTEGER PRIMARY KEY REFERENCES delivery ON DELETE CASCADE,
+  attempt  INTEGER NOT NULL,
+  sealed   BLOB NOT NULL
+) STRICT;
+
 -- Requests spent, in blocks: a restart does not forget them.
 CREATE TABLE lease (
   lease     INTEGER PRIMARY KEY,

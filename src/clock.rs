@@ -9,7 +9,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
 /// The longest single sleep of the system clock: after it the wall clock is read again, so that a machine that was
@@ -26,6 +27,10 @@ pub trait Clock: Send + Sync + 'static {
 
     /// Time since an arbitrary origin that never goes backwards: what rate windows are measured with.
     fn monotonic(&self) -> Duration;
+
+    /// Time since this machine was started, suspended time included. Nobody can set it: a wall clock that jumps is told
+    /// by it.
+    fn since_boot(&self) -> TimeDelta;
 
     /// Returns when [`Clock::now`] has reached `at`; at once if it already has.
     fn sleep_until(&self, at: DateTime<Utc>) -> Sleep<'_>;
@@ -66,6 +71,15 @@ impl Clock for SystemClock {
         self.origin.elapsed()
     }
 
+    fn since_boot(&self) -> TimeDelta {
+        // Elsewhere the monotonic clock is the next best: a machine that slept seems to have jumped, and is watched anew.
+        #[cfg(target_os = "linux")]
+        let clock = ClockId::Boottime;
+        #[cfg(not(target_os = "linux"))]
+        let clock = ClockId::Monotonic;
+        TimeDelta::seconds(clock_gettime(clock).tv_sec)
+    }
+
     fn sleep_until(&self, at: DateTime<Utc>) -> Sleep<'_> {
         Box::pin(async move {
             while let Ok(left) = (at - self.now()).to_std() {
@@ -78,10 +92,16 @@ impl Clock for SystemClock {
     }
 }
 
+#[derive(Debug)]
+struct Standing {
+    wall: DateTime<Utc>,
+    monotonic: Duration,
+}
+
 /// A clock that stands still until it is moved: for tests.
 #[derive(Debug)]
 pub struct ManualClock {
-    state: Mutex<(DateTime<Utc>, Duration)>,
+    state: Mutex<Standing>,
     moved: watch::Sender<()>,
 }
 
@@ -89,29 +109,46 @@ impl ManualClock {
     /// A clock that stands at `at`.
     pub fn standing_at(at: DateTime<Utc>) -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::new((at, Duration::ZERO)),
+            state: Mutex::new(Standing {
+                wall: at,
+                monotonic: Duration::ZERO,
+            }),
             moved: watch::Sender::new(()),
         })
     }
 
-    /// Moves wall and monotonic time forward together and wakes whoever has become due.
+    /// Moves all time forward together and wakes whoever has become due.
     pub fn advance(&self, by: Duration) {
         {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.0 += by;
-            state.1 += by;
+            let mut state = self.standing();
+            state.wall += by;
+            state.monotonic += by;
         }
         self.moved.send_replace(());
+    }
+
+    /// Somebody sets the wall clock.
+    pub fn jump(&self, by: TimeDelta) {
+        self.standing().wall += by;
+        self.moved.send_replace(());
+    }
+
+    fn standing(&self) -> std::sync::MutexGuard<'_, Standing> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> DateTime<Utc> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).0
+        self.standing().wall
     }
 
     fn monotonic(&self) -> Duration {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).1
+        self.standing().monotonic
+    }
+
+    fn since_boot(&self) -> TimeDelta {
+        TimeDelta::from_std(self.monotonic()).unwrap_or(TimeDelta::MAX)
     }
 
     fn sleep_until(&self, at: DateTime<Utc>) -> Sleep<'_> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use reqwest::StatusCode;
-use reqwest::header::{self, HeaderValue};
+use reqwest::header::{self, HeaderMap, HeaderValue};
 use secrecy::ExposeSecret;
 use url::Url;
 
@@ -210,7 +210,7 @@ impl Api {
         let now = self.clock.now();
         let status = response.status();
         let retry_after = retry_after(response.headers(), now);
-        let date = response.headers().get(header::DATE).cloned();
+        let date = fresh_date(response.headers()).cloned();
         tracing::debug!(
             %status,
             request_id = request_id(&response),
@@ -250,6 +250,12 @@ impl Api {
     }
 }
 
+/// The `Date` of an answer, unless a cache on the way says that it has kept it: then it tells the time of long ago.
+fn fresh_date(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let kept = headers.get(header::AGE).is_some_and(|age| age != "0");
+    headers.get(header::DATE).filter(|_| !kept)
+}
+
 /// A ledger that cannot be written is not the grant's trouble: the clinic need not wait for its grant.
 fn without_token(error: TokenError) -> Trouble {
     match error {
@@ -276,4 +282,20 @@ fn no_answer(error: &reqwest::Error) -> String {
 /// Fullscript's support asks for it (`fullscript-api.md` §5).
 fn request_id(response: &reqwest::Response) -> Option<&str> {
     response.headers().get("x-request-id")?.to_str().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_date_of_an_answer_out_of_a_cache_is_not_believed() {
+        let date = HeaderValue::from_static("Fri, 20 Mar 2026 12:00:00 GMT");
+        let mut headers = HeaderMap::from_iter([(header::DATE, date)]);
+        assert!(fresh_date(&headers).is_some());
+        for (age, believed) in [("0", true), ("7200", false), ("nonsense", false)] {
+            headers.insert(header::AGE, HeaderValue::from_static(age));
+            assert_eq!(fresh_date(&headers).is_some(), believed, "{age}");
+        }
+    }
 }

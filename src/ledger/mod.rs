@@ -19,6 +19,7 @@
 //! There is no recovery code: what a crash leaves are rows that the next pass takes up by the same lines.
 
 mod choice;
+mod clocks;
 mod details;
 mod intake;
 mod jobs;
@@ -40,6 +41,7 @@ use rusqlite::vtab::array::Array;
 use crate::store::{Epoch, Store};
 
 pub use choice::{Choice, DeliveryFilter, DeliveryOf};
+pub use clocks::{Doubt, Heard, Watch};
 pub use details::{Detail, Fetched, Owed, Owing, Taker};
 pub use intake::{Admitted, Found, Page, Progress};
 pub use jobs::{Asked, Job, JobLane, JobRequest, JobTotals};

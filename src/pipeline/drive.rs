@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::outbox::Until;
 use super::{Pipeline, Work};
 use crate::config::Bodies;
-use crate::ledger::Pruned;
+use crate::ledger::{Doubt, Pruned};
 use crate::lifecycle::Lifecycle;
 use crate::schedule::Nudges;
 use crate::store::Unavailable;
@@ -270,25 +270,44 @@ impl Pipeline {
             if let Err(error) = self.ledger.empty_log().await {
                 tracing::warn!("{error}: the write-ahead log is emptied in an hour");
             }
-            let Some((heard_at, server_now)) = self.activity.clocks() else {
-                continue;
-            };
-            match self.ledger.prune(heard_at, server_now).await {
-                Ok(Pruned::Forgotten(0)) => {}
-                Ok(Pruned::Forgotten(events)) => {
-                    tracing::info!(
-                        events,
-                        "forgot events that were last listed more than 35 days ago"
-                    );
-                    // There may be more than one batch of them; each is a transaction of its own.
-                    hour.notify_one();
-                }
-                Ok(Pruned::ClocksDisagree) => tracing::error!(
-                    ours = %heard_at.format("%FT%TZ"), fullscripts = %server_now.format("%FT%TZ"),
-                    "this machine's clock and Fullscript's disagree: nothing is forgotten until they agree (`timedatectl`)"
-                ),
-                Err(error) => self.ledger_trouble(&error),
+            tokio::select! {
+                () = self.prune() => {}
+                () = soft.cancelled() => return,
             }
+        }
+    }
+
+    /// Forgets what may be forgotten: an hour's share of it.
+    pub async fn prune(&self) {
+        let pruned = self
+            .ledger
+            .prune(self.activity.clocks(), self.clock.since_boot());
+        match pruned.await {
+            Ok(Pruned::Forgotten { events: 0, .. }) => {}
+            Ok(Pruned::Forgotten {
+                events,
+                more: false,
+            }) => tracing::info!(
+                events,
+                "forgot events that were last listed more than 35 days ago"
+            ),
+            Ok(Pruned::Forgotten { events, more: true }) => tracing::warn!(
+                events,
+                "forgot events that were last listed more than 35 days ago, as many as may be forgotten in an hour: \
+                 if the date of this machine is wrong, stop the daemon now"
+            ),
+            Ok(Pruned::Doubted(Doubt::Disagree(heard))) => tracing::error!(
+                ours = %heard.ours.format("%FT%TZ"), fullscripts = %heard.fullscripts.format("%FT%TZ"),
+                "this machine's clock and Fullscript's disagree: nothing is forgotten until they agree (`timedatectl`)"
+            ),
+            Ok(Pruned::Doubted(Doubt::TooShort(left))) => tracing::info!(
+                minutes = left.num_minutes(),
+                "nothing is forgotten until the clocks have gone alike for so long"
+            ),
+            Ok(Pruned::Doubted(Doubt::NotHeard)) => {
+                tracing::info!("nothing is forgotten while Fullscript does not answer");
+            }
+            Err(error) => self.ledger_trouble(&error),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::api::budget::Share;
 use crate::config::FirstRun;
 use crate::decide::back_off;
 use crate::domain::{ClinicId, Lane, ListDigest, Reference, Sweep};
-use crate::ledger::{Admitted, Found, JobLane, LaneState, Page, Progress, SinkId, SweepEnd};
+use crate::ledger::{Admitted, Found, Heard, JobLane, LaneState, Page, Progress, SinkId, SweepEnd};
 use crate::list::{self, Listing};
 use crate::schedule::{self, OVERLAP, Plan};
 use crate::token::TokenError;
@@ -213,7 +213,11 @@ impl Pipeline {
     fn sweep_ended(&self, lane: &LaneState, sweep: Sweep, swept: &Swept) {
         self.ledger_works();
         if let Some(server_now) = swept.server_now {
-            self.activity.heard_from_vendor(swept.ended_at, server_now);
+            self.activity.heard_from_vendor(Heard {
+                ours: self.now(),
+                fullscripts: server_now,
+                since_boot: self.clock.since_boot(),
+            });
         }
         let Admitted {
             new,

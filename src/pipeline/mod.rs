@@ -32,7 +32,7 @@ use crate::clock::SharedClock;
 use crate::config::{Bodies, FirstRun};
 use crate::decide::Rules;
 use crate::domain::{ClinicName, SinkName};
-use crate::ledger::{LaneId, Ledger, SinkId};
+use crate::ledger::{Heard, LaneId, Ledger, SinkId, Watch};
 use crate::route::Routes;
 use crate::schedule::Pace;
 use crate::sinks::AnySink;
@@ -140,7 +140,7 @@ struct Busy {
     work: HashSet<Work>,
     resting: HashMap<ClinicName, DateTime<Utc>>,
     stopped: HashMap<SinkId, String>,
-    clocks: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    clocks: Watch,
     kept_alive_at: Option<DateTime<Utc>>,
     lanes_read_at: Option<DateTime<Utc>>,
     looked_at: Duration,
@@ -227,12 +227,12 @@ impl Activity {
         now.saturating_sub(self.locked().looked_at)
     }
 
-    /// The vendor's clock and ours at the same moment: what pruning asks for.
-    fn heard_from_vendor(&self, now: DateTime<Utc>, server_now: DateTime<Utc>) {
-        self.locked().clocks = Some((now, server_now));
+    /// An answer came: what pruning asks for.
+    fn heard_from_vendor(&self, heard: Heard) {
+        self.locked().clocks.hear(heard);
     }
 
-    fn clocks(&self) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
+    fn clocks(&self) -> Watch {
         self.locked().clocks
     }
 

@@ -1,11 +1,16 @@
 //! Intake under every unknown of the contract (`fullscript-api.md` §7 and §8): nothing that was listed is lost, and
 //! nothing is delivered twice.
 
-use std::time::Duration;
+use std::sync::Arc;
 
+use chrono::TimeDelta;
 use chrono_tz::Tz;
+use fullscript_events::app;
+use fullscript_events::clock::Clock as _;
 use fullscript_events::domain::{ClinicName, DeliveryState};
-use fullscript_events::ledger::{Ledger, Pruned};
+use fullscript_events::ledger::{Doubt, EventFilter, Heard, Ledger, Pruned, Watch};
+use fullscript_events::lifecycle::Lifecycle;
+use fullscript_events::pipeline::Scope;
 use fullscript_events::simulator::{ALL_SCOPES, Bounds, Endpoint, Fault, FaultRule, Options};
 
 use crate::stepped::{DAY, HOUR, MINUTE, Stepped, polling, two_clinics, until};
@@ -502,21 +507,83 @@ async fn an_id_is_forgotten_35_days_after_it_was_last_listed_and_never_unsettled
     let settled = world.make("oak", "patient.created");
     let open = world.make("oak", "patient.emancipated");
     world.pass().await;
-    let prune = async |skew: Duration| {
+    let prune = async |watch: Watch| {
         let owner = crate::world::own(&world.config());
         let ledger = Ledger::new(owner.store().clone(), owner.epoch());
-        ledger.prune(world.now(), world.now() + skew).await.unwrap()
+        ledger.prune(watch, world.clock.since_boot()).await.unwrap()
+    };
+    // Heard thrice within this hour, the last time now.
+    let watch = |skew: TimeDelta| {
+        let mut watch = Watch::default();
+        for minutes in [60, 30, 0] {
+            let ago = TimeDelta::minutes(minutes);
+            watch.hear(Heard {
+                ours: world.now() - ago,
+                fullscripts: world.now() - ago + skew,
+                since_boot: world.clock.since_boot() - ago,
+            });
+        }
+        watch
     };
     // Listed again on its 29th day.
     world.pass_after(29 * DAY).await;
     world.clock.advance(35 * DAY);
-    assert_eq!(prune(Duration::ZERO).await, Pruned::Forgotten(0));
+    let forgotten = |events| Pruned::Forgotten {
+        events,
+        more: false,
+    };
+    assert_eq!(prune(watch(TimeDelta::zero())).await, forgotten(0));
     world.clock.advance(DAY);
-    assert_eq!(prune(2 * HOUR).await, Pruned::ClocksDisagree);
+    let disagree = prune(watch(TimeDelta::hours(2))).await;
+    assert!(matches!(disagree, Pruned::Doubted(Doubt::Disagree(_))));
+    let unheard = prune(Watch::default()).await;
+    assert_eq!(unheard, Pruned::Doubted(Doubt::NotHeard));
     assert!(world.event(&settled).await.is_some());
-    assert_eq!(prune(Duration::ZERO).await, Pruned::Forgotten(1));
+    assert_eq!(prune(watch(TimeDelta::zero())).await, forgotten(1));
     assert_eq!(world.event(&settled).await, None);
     assert!(world.event(&open).await.is_some());
+}
+
+/// A wall clock that is wrong by two months, and a `Date` that is wrong with it: a proxy on the same machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_forward_purges_nothing_and_after_a_day_forgets_a_tenth() {
+    let world = Stepped::begin(polling(&["patients"], EVERYTHING)).await;
+    world
+        .vendor
+        .make_history(world.id_of("oak"), "patients", 1_200, DAY);
+    let config = world.config();
+    let owner = crate::world::own(&config);
+    let pipeline = app::open(&config, &owner, world.shared()).await.unwrap();
+    let poll = async || {
+        let lanes = pipeline.lanes.iter().copied().collect();
+        pipeline.ledger.make_due(lanes).await.unwrap();
+        let life = Lifecycle::begin();
+        let run = Arc::clone(&pipeline).run_until_drained(&life, Scope::Everything);
+        run.await;
+        pipeline.prune().await;
+    };
+    let known = async || {
+        let filter = EventFilter {
+            limit: 9_999,
+            ..EventFilter::default()
+        };
+        let query = pipeline.ledger.query();
+        query.events(filter).await.unwrap().len()
+    };
+    for _ in 0..4 {
+        poll().await;
+        world.clock.advance(HOUR / 2);
+    }
+    assert_eq!(known().await, 1_200);
+    world.clock.jump(TimeDelta::days(60));
+    for _ in 0..24 {
+        poll().await;
+        assert_eq!(known().await, 1_200);
+        world.clock.advance(HOUR);
+    }
+    // Whoever leaves it wrong for a day is believed, a share at a time.
+    poll().await;
+    assert_eq!(known().await, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,8 @@ CREATE TABLE instance (
   one        INTEGER PRIMARY KEY CHECK (one = 1),
   app        TEXT NOT NULL,     -- API base and client id: a state directory serves one app
   key_check  BLOB NOT NULL,     -- a sealed word: tells a wrong key before any network call
-  epoch      INTEGER NOT NULL   -- owners so far; claims carry it
+  epoch      INTEGER NOT NULL,  -- owners so far; claims carry it
+  agreed_at  INTEGER            -- the last time that all clocks agreed on: what is forgotten is forgotten by it
 ) STRICT;
 
 -- What is polled as one thing: a category of a clinic.

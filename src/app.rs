@@ -19,7 +19,7 @@ use crate::pipeline::{Activity, Handover, Health, OpenSink, Pipeline};
 use crate::route::Routes;
 use crate::schedule::Pace;
 use crate::sinks::{self, AnySink, SharedRecorder};
-use crate::store::{OpenError, Owner, SealKey, Store, Unavailable};
+use crate::store::{AcceptedLoss, OpenError, Owner, SealKey, Store, Unavailable};
 use crate::token::Tokens;
 
 /// Why the program cannot start.
@@ -95,6 +95,17 @@ pub fn open_store(config: &Config) -> Result<Store, StartError> {
 pub fn take_ownership(config: &Config) -> Result<Owner, StartError> {
     let key = seal_key(config)?;
     let owner = Owner::take(&config.state.directory, &config.app.identity(), &key)?;
+    Ok(owner)
+}
+
+/// Takes the state directory whose ledger was lost, as a person has accepted.
+pub fn take_ownership_after_loss(
+    config: &Config,
+    accepted: AcceptedLoss,
+) -> Result<Owner, StartError> {
+    let key = seal_key(config)?;
+    let directory = &config.state.directory;
+    let owner = Owner::take_after_loss(directory, &config.app.identity(), &key, accepted)?;
     Ok(owner)
 }
 

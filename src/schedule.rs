@@ -191,6 +191,7 @@ mod tests {
                 clinic: ClinicName::new("oak").unwrap(),
                 category: Category::new("patients").unwrap(),
             },
+            after_loss: None,
             issue_from: None,
             baseline_done: true,
             complete_to: Some(now() - TimeDelta::minutes(5)),

@@ -89,6 +89,7 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let exit = match &error {
             StartError::State(OpenError::Owned(_)) => Exit::Owned,
+            StartError::State(OpenError::NoLoss(_)) => Exit::Usage,
             StartError::State(_) | StartError::Ledger(_) => Exit::State,
             StartError::Secret { .. }
             | StartError::Sink(_)

@@ -17,7 +17,7 @@ use crate::lifecycle::{Lifecycle, notify};
 use crate::observe::watchdog;
 use crate::pipeline::{Ended, Pipeline, Scope};
 use crate::schedule::{self, Nudges};
-use crate::store::{OpenError, Owner};
+use crate::store::{AcceptedLoss, OpenError, Owner};
 use crate::token::{self, State};
 
 /// How often a state directory that cannot be used is tried again.
@@ -31,6 +31,14 @@ pub(super) struct Args {
     /// Poll every clinic once, deliver what is due, and end.
     #[arg(long)]
     once: bool,
+    /// The ledger was lost: go on without it. `baseline` skips what was created until now (nothing twice), `replay`
+    /// delivers all that is still listed again (nothing lost). Refused where nothing was lost.
+    #[arg(long, value_name = "HOW", value_parser = accepted_loss)]
+    accept_ledger_loss: Option<AcceptedLoss>,
+}
+
+fn accepted_loss(word: &str) -> Result<AcceptedLoss, String> {
+    AcceptedLoss::parse(word).ok_or_else(|| "baseline or replay is expected".to_owned())
 }
 
 /// Runs `run`.
@@ -42,18 +50,24 @@ pub(super) fn run(path: &Path, args: &Args) -> CommandResult {
         lifecycle
             .listen()
             .map_err(|e| Failure::new(Exit::Unexpected, format!("signals cannot be heard: {e}")))?;
+        let accepted = args.accept_ledger_loss;
         let ended = if args.once {
-            once(&config, clock, &lifecycle).await
+            once(&config, clock, &lifecycle, accepted).await
         } else {
-            daemon(&config, clock, &lifecycle).await
+            daemon(&config, clock, &lifecycle, accepted).await
         };
         lifecycle.finish().await;
         ended
     })
 }
 
-async fn daemon(config: &Config, clock: SharedClock, lifecycle: &Lifecycle) -> CommandResult {
-    let Some((_owner, pipeline)) = open(config, &clock, lifecycle).await? else {
+async fn daemon(
+    config: &Config,
+    clock: SharedClock,
+    lifecycle: &Lifecycle,
+    accepted: Option<AcceptedLoss>,
+) -> CommandResult {
+    let Some((_owner, pipeline)) = open(config, &clock, lifecycle, accepted).await? else {
         return Ok(Exit::Done);
     };
     let nudges = Nudges::default();
@@ -92,10 +106,11 @@ async fn open(
     config: &Config,
     clock: &SharedClock,
     lifecycle: &Lifecycle,
+    mut accepted: Option<AcceptedLoss>,
 ) -> Result<Option<(Owner, Arc<Pipeline>)>, Failure> {
     let mut told = BTreeSet::new();
     loop {
-        let error = match try_open(config, clock).await {
+        let error = match try_open(config, clock, &mut accepted).await {
             Ok(opened) => return Ok(Some(opened)),
             Err(
                 error @ (StartError::State(OpenError::Io { .. } | OpenError::Sqlite { .. })
@@ -121,11 +136,24 @@ async fn open(
     }
 }
 
+/// A loss is accepted once: after the directory was taken there is none any more.
 async fn try_open(
     config: &Config,
     clock: &SharedClock,
+    accepted: &mut Option<AcceptedLoss>,
 ) -> Result<(Owner, Arc<Pipeline>), StartError> {
-    let owner = app::take_ownership(config)?;
+    let owner = match *accepted {
+        None => app::take_ownership(config)?,
+        Some(how) => {
+            let owner = app::take_ownership_after_loss(config, how)?;
+            tracing::warn!(
+                "the loss of the ledger is accepted ({}): a new one begins, and every clinic has to log in again",
+                how.as_str()
+            );
+            *accepted = None;
+            owner
+        }
+    };
     let pipeline = app::open(config, &owner, Arc::clone(clock)).await?;
     Ok((owner, pipeline))
 }
@@ -143,8 +171,13 @@ pub(super) async fn drain(pipeline: &Pipeline) {
     }
 }
 
-async fn once(config: &Config, clock: SharedClock, lifecycle: &Lifecycle) -> CommandResult {
-    let (owner, pipeline) = try_open(config, &clock).await?;
+async fn once(
+    config: &Config,
+    clock: SharedClock,
+    lifecycle: &Lifecycle,
+    mut accepted: Option<AcceptedLoss>,
+) -> CommandResult {
+    let (owner, pipeline) = try_open(config, &clock, &mut accepted).await?;
     let lanes = pipeline.lanes.iter().copied().collect();
     pipeline
         .ledger

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{LaneId, Ledger, Query, at, damaged, ms, numbers};
 use crate::domain::{Category, ClinicName, Lane, ListDigest, Sweep};
-use crate::store::Unavailable;
+use crate::store::{AcceptedLoss, Unavailable};
 
 /// What the ledger knows of a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct LaneState {
     pub id: LaneId,
     /// Its clinic and category.
     pub lane: Lane,
+    /// It takes the place of a lane of a lost ledger: how it begins, whatever the configuration says.
+    pub after_loss: Option<AcceptedLoss>,
     /// Set when the baseline began: what was created before is skipped while the baseline lasts.
     pub issue_from: Option<DateTime<Utc>>,
     /// One whole 30-day listing has been admitted.
@@ -65,13 +67,23 @@ pub struct SweepEnd {
 const FURTHEST: TimeDelta = TimeDelta::days(2);
 
 const COLUMNS: &str = "lane, clinic, category, issue_from, baseline_done, complete_to, sweep, sweep_newest, \
-                       sweep_reached, fast_at, deep_at, reconcile_at, retry_at, failures, digest";
+                       sweep_reached, fast_at, deep_at, reconcile_at, retry_at, failures, digest, after_loss";
 
 impl Ledger {
     /// Gives every lane of the configuration a row, and the numbers of all of them.
     pub async fn enrol_lanes(&self, lanes: Vec<Lane>) -> Result<Vec<LaneId>, Unavailable> {
         self.store
-            .write(move |c| lanes.iter().map(|lane| enrol(c, lane)).collect())
+            .write(move |c| {
+                let ids = lanes.iter().map(|lane| enrol(c, lane)).collect();
+                // Where this ledger took the place of a lost one, its first lanes begin as a person chose; later ones as
+                // the configuration says.
+                c.execute(
+                    "UPDATE lane SET after_loss = accepted FROM instance WHERE accepted IS NOT NULL",
+                    (),
+                )?;
+                c.execute("UPDATE instance SET accepted = NULL WHERE accepted IS NOT NULL", ())?;
+                ids
+            })
             .await
     }
 
@@ -245,5 +257,9 @@ fn lane_state(row: &Row<'_>) -> rusqlite::Result<LaneState> {
         retry_at: row.get::<_, Option<i64>>(12)?.map(at),
         failures: row.get(13)?,
         digest: row.get::<_, Option<_>>(14)?.map(ListDigest),
+        after_loss: row
+            .get::<_, Option<String>>(15)?
+            .map(|word| AcceptedLoss::parse(&word).ok_or_else(|| damaged(15, "an unknown choice")))
+            .transpose()?,
     })
 }

@@ -12,7 +12,8 @@ use crate::decide::back_off;
 use crate::domain::{ClinicId, Lane, ListDigest, Reference, Sweep};
 use crate::ledger::{Admitted, Found, Heard, JobLane, LaneState, Page, Progress, SinkId, SweepEnd};
 use crate::list::{self, Listing};
-use crate::schedule::{self, OVERLAP, Plan};
+use crate::schedule::{self, LISTED, OVERLAP, Plan};
+use crate::store::AcceptedLoss;
 use crate::token::TokenError;
 
 /// The first wait after a failed sweep, and the longest.
@@ -88,9 +89,10 @@ impl Pipeline {
             refuse_repetition(&mut seen, &listing, number)?;
             let server_now = swept.server_now.unwrap_or_else(|| self.now());
             if !lane.baseline_done && issue_from.is_none() {
-                let from = match self.first_run {
-                    FirstRun::Baseline => server_now,
-                    FirstRun::Since(span) => server_now - span,
+                let from = match (lane.after_loss, self.first_run) {
+                    (Some(AcceptedLoss::Baseline), _) | (None, FirstRun::Baseline) => server_now,
+                    (Some(AcceptedLoss::Replay), _) => server_now - LISTED,
+                    (None, FirstRun::Since(span)) => server_now - span,
                 };
                 issue_from = Some(from);
             }

@@ -13,10 +13,7 @@ const STEPS: &[&str] = &[
 
 /// Brings the database to the newest schema, each step in a transaction of its own.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
-    let sqlite = |source| OpenError::Sqlite {
-        path: path.to_owned(),
-        source,
-    };
+    let sqlite = |source| OpenError::sqlite(path, source);
     let found = version(connection, path)?;
     for (version, step) in (1..).zip(STEPS).skip(found as usize) {
         let transaction = connection.transaction().map_err(sqlite)?;
@@ -38,10 +35,7 @@ fn newest() -> u32 {
 fn version(connection: &Connection, path: &Path) -> Result<u32, OpenError> {
     let found = connection
         .pragma_query_value(None, "user_version", |row| row.get(0))
-        .map_err(|source| OpenError::Sqlite {
-            path: path.to_owned(),
-            source,
-        })?;
+        .map_err(|source| OpenError::sqlite(path, source))?;
     if found > newest() {
         return Err(OpenError::Newer {
             path: path.to_owned(),

@@ -8,6 +8,7 @@
 //! One process owns the state directory ([`Owner`]): it alone polls, refreshes and delivers. Others read, or write
 //! single rows.
 
+mod marker;
 mod migrations;
 mod owner;
 mod queue;
@@ -21,12 +22,14 @@ use std::sync::Arc;
 
 use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 
+pub use marker::AcceptedLoss;
 pub use owner::{Epoch, Owner, is_owned};
 pub use queue::{Unavailable, Work};
 pub use seal::{Opened, SealKey, Sealer, WrongKey};
 
+use marker::{Found, Marker};
 use queue::{Closing, Queue, Turn};
 
 /// The database's name inside the state directory.
@@ -34,7 +37,8 @@ const DATABASE: &str = "ledger.sqlite3";
 /// How long a statement waits for another process that writes a row.
 const BUSY_TIMEOUT_MS: u32 = 10_000;
 
-/// Why the state directory cannot be used. Every variant is exit code 74, except [`OpenError::Owned`] (75).
+/// Why the state directory cannot be used. Every variant is exit code 74, except [`OpenError::Owned`] (75) and
+/// [`OpenError::NoLoss`] (2).
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// A command that only reads found nothing to read.
@@ -88,6 +92,63 @@ pub enum OpenError {
         "{0} is sealed with another key: configure the key it was made with ([state] seal_key)"
     )]
     WrongKey(PathBuf),
+    /// A ledger was here, and is gone: without a person's word no new one takes its place.
+    #[error(
+        "{ledger} is gone, though {marker} says that a ledger lived here. Without it all of the last 30 days would be \
+         taken for new, and the clinics' logins are lost with it.\n\
+         Put the ledger back from a backup; or accept the loss, in one of two ways:\n  \
+         fullscript-events run --once --accept-ledger-loss=baseline\n    \
+         What was created until now is skipped: nothing is sent twice, and what no sink had yet never reaches one.\n  \
+         fullscript-events run --once --accept-ledger-loss=replay\n    \
+         All that Fullscript still lists (30 days) is sent again, with the same event ids: nothing is lost, a webhook's \
+         receiver can tell the repeats, a file shows them a second time.\n\
+         Then give each clinic's access again (`fullscript-events auth login CLINIC`), and start the daemon without the \
+         option."
+    )]
+    Lost {
+        /// Where the ledger was.
+        ledger: PathBuf,
+        /// What says so.
+        marker: PathBuf,
+    },
+    /// A loss was accepted that there is not. The only one that is exit code 2: the next loss must not be accepted by an
+    /// option that was left standing.
+    #[error(
+        "there is no loss to accept, {0} is as it was left: start without --accept-ledger-loss"
+    )]
+    NoLoss(PathBuf),
+    /// The ledger is not the one that lived here.
+    #[error(
+        "{ledger} is not the ledger that lived here (its id is {found}, {marker} says {wanted}): put the right one back; \
+         or, if this one shall go on here, remove {marker}"
+    )]
+    OtherLedger {
+        /// The database.
+        ledger: PathBuf,
+        /// Its id.
+        found: String,
+        /// The marker.
+        marker: PathBuf,
+        /// The id that it names.
+        wanted: String,
+    },
+    /// The marker cannot be read.
+    #[error(
+        "{0} is damaged: if the ledger beside it is the one that lived here, remove the marker, and the next start makes it anew"
+    )]
+    Marker(PathBuf),
+    /// SQLite says that the file is none of its own, or broken.
+    #[error(
+        "{path} is damaged ({source}): stop the daemon, move the file away together with its -wal and -shm, and put a \
+         backup in its place; without a backup the next start tells how to accept the loss"
+    )]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite said.
+        #[source]
+        source: rusqlite::Error,
+    },
     /// A pragma did not take: the promises would not hold.
     #[error("{path}: `PRAGMA {pragma}` is `{found}`, `{wanted}` is needed")]
     Pragma {
@@ -109,7 +170,7 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
-    /// SQLite refused: full, read-only, damaged.
+    /// SQLite refused: full, read-only.
     #[error("{path} cannot be used: {source}")]
     Sqlite {
         /// The database.
@@ -118,6 +179,18 @@ pub enum OpenError {
         #[source]
         source: rusqlite::Error,
     },
+}
+
+impl OpenError {
+    fn sqlite(path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+                Self::Damaged { path, source }
+            }
+            _ => Self::Sqlite { path, source },
+        }
+    }
 }
 
 /// The database, as all tasks share it: cheap to clone.
@@ -133,23 +206,33 @@ impl Store {
     /// Opens an existing database beside its owner, for reading and for single rows.
     pub fn open_existing(directory: &Path, app: &str, key: &SealKey) -> Result<Self, OpenError> {
         let path = directory.join(DATABASE);
-        if !path.exists() {
-            return Err(OpenError::Missing(path));
+        let marker = Marker::read(directory)?;
+        let ledger = identity(&path)?;
+        match marker::judge(
+            marker.as_ref(),
+            ledger.as_ref().map(|(id, beat)| (id.as_str(), *beat)),
+        ) {
+            Found::Lost => return Err(lost(directory)),
+            Found::Nothing => return Err(OpenError::Missing(path)),
+            Found::AsLeft | Found::Other => {}
         }
         migrations::expect_newest(&connect(&path)?, &path)?;
-        Self::open(&path, app, key).map(|(store, _)| store)
+        Self::open(&path, app, key, None).map(|(store, _)| store)
     }
 
-    /// Opens or creates the database. The caller holds the owner's lock, or has seen that it exists.
-    fn open(path: &Path, app: &str, key: &SealKey) -> Result<(Self, Closing), OpenError> {
+    /// Opens the database, or creates the one that a marker announces. The caller holds the owner's lock, or has seen
+    /// that it exists.
+    fn open(
+        path: &Path,
+        app: &str,
+        key: &SealKey,
+        new: Option<&Marker>,
+    ) -> Result<(Self, Closing), OpenError> {
         let sealer = Sealer::new(key);
-        let sqlite = |source| OpenError::Sqlite {
-            path: path.to_owned(),
-            source,
-        };
+        let sqlite = |source| OpenError::sqlite(path, source);
         let mut writer = connect(path)?;
         migrations::migrate(&mut writer, path)?;
-        bind(&writer, path, app, &sealer)?;
+        bind(&writer, path, app, &sealer, new)?;
         let reader = connect(path)?;
         reader
             .pragma_update(None, "query_only", true)
@@ -226,10 +309,7 @@ impl Store {
     reason = "this is the one place that opens the database"
 )]
 fn connect(path: &Path) -> Result<Connection, OpenError> {
-    let sqlite = |source| OpenError::Sqlite {
-        path: path.to_owned(),
-        source,
-    };
+    let sqlite = |source| OpenError::sqlite(path, source);
     let connection = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -292,13 +372,16 @@ fn connect(path: &Path) -> Result<Connection, OpenError> {
 }
 
 /// Binds the database to one app and one key at its first use, and refuses others ever after.
-fn bind(connection: &Connection, path: &Path, app: &str, sealer: &Sealer) -> Result<(), OpenError> {
+fn bind(
+    connection: &Connection,
+    path: &Path,
+    app: &str,
+    sealer: &Sealer,
+    new: Option<&Marker>,
+) -> Result<(), OpenError> {
     const PLACE: &str = "instance/key_check";
     const WORD: &[u8] = b"fullscript-events";
-    let sqlite = |source| OpenError::Sqlite {
-        path: path.to_owned(),
-        source,
-    };
+    let sqlite = |source| OpenError::sqlite(path, source);
     let found: Option<(String, Vec<u8>)> = connection
         .query_row("SELECT app, key_check FROM instance", (), |row| {
             Ok((row.get(0)?, row.get(1)?))
@@ -307,10 +390,12 @@ fn bind(connection: &Connection, path: &Path, app: &str, sealer: &Sealer) -> Res
         .map_err(sqlite)?;
     match found {
         None => {
+            let new = new.ok_or_else(|| OpenError::Missing(path.to_owned()))?;
+            let accepted = new.accepted.map(AcceptedLoss::as_str);
             connection
                 .execute(
-                    "INSERT INTO instance (one, app, key_check, epoch) VALUES (1, ?1, ?2, 0)",
-                    (app, sealer.seal(PLACE, WORD)),
+                    "INSERT INTO instance (one, app, key_check, epoch, id, accepted) VALUES (1, ?1, ?2, 0, ?3, ?4)",
+                    (app, sealer.seal(PLACE, WORD), &new.ledger, accepted),
                 )
                 .map_err(sqlite)?;
             Ok(())
@@ -324,6 +409,37 @@ fn bind(connection: &Connection, path: &Path, app: &str, sealer: &Sealer) -> Res
             wanted: app.to_owned(),
         }),
         Some(_) => Ok(()),
+    }
+}
+
+/// The id and the beat of the ledger that is there; `None` if there is none, or one that was never used.
+fn identity(path: &Path) -> Result<Option<(String, i64)>, OpenError> {
+    match fs::metadata(path) {
+        Ok(file) if file.len() > 0 => {}
+        Ok(_) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => {
+            let path = path.to_owned();
+            return Err(OpenError::Io { path, source });
+        }
+    }
+    let sqlite = |source| OpenError::sqlite(path, source);
+    let connection = connect(path)?;
+    if !connection.table_exists(None, "instance").map_err(sqlite)? {
+        return Ok(None);
+    }
+    connection
+        .query_row("SELECT id, beat FROM instance", (), |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()
+        .map_err(sqlite)
+}
+
+fn lost(directory: &Path) -> OpenError {
+    OpenError::Lost {
+        ledger: directory.join(DATABASE),
+        marker: marker::path(directory),
     }
 }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use super::marker::{self, AcceptedLoss, Found, Marker};
 use super::queue::Closing;
 use super::{DATABASE, OpenError, SealKey, Store, create_directory};
 
@@ -30,20 +31,47 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Takes the lock, opens the database (creating it if need be) and begins a new epoch.
+    /// Takes the lock, opens the database (creating the first one) and begins a new epoch. A ledger that was lost is not
+    /// made anew: [`OpenError::Lost`].
     pub fn take(directory: &Path, app: &str, key: &SealKey) -> Result<Self, OpenError> {
+        Self::begin(directory, app, key, None)
+    }
+
+    /// The same where the ledger was lost, and a person has said how to go on. Where none was lost it is refused.
+    pub fn take_after_loss(
+        directory: &Path,
+        app: &str,
+        key: &SealKey,
+        accepted: AcceptedLoss,
+    ) -> Result<Self, OpenError> {
+        Self::begin(directory, app, key, Some(accepted))
+    }
+
+    fn begin(
+        directory: &Path,
+        app: &str,
+        key: &SealKey,
+        accepted: Option<AcceptedLoss>,
+    ) -> Result<Self, OpenError> {
         create_directory(directory)?;
         let lock = lock(directory)?;
         let path = directory.join(DATABASE);
+        let marker = expected(directory, &path, accepted)?;
         // The epoch is written on a connection of its own: the queue's threads do not run yet.
-        let (store, closing) = Store::open(&path, app, key)?;
-        let epoch = super::connect(&path)?
+        let (store, closing) = Store::open(&path, app, key, Some(&marker))?;
+        let (epoch, beat) = super::connect(&path)?
             .query_row(
-                "UPDATE instance SET epoch = epoch + 1 RETURNING epoch",
+                "UPDATE instance SET epoch = epoch + 1, beat = beat + 1 RETURNING epoch, beat",
                 (),
-                |row| row.get(0),
+                |row| Ok((row.get(0)?, row.get(1)?)),
             )
-            .map_err(|source| OpenError::Sqlite { path, source })?;
+            .map_err(|source| OpenError::sqlite(&path, source))?;
+        let marker = Marker {
+            beat,
+            accepted: None,
+            ..marker
+        };
+        marker.write(directory)?;
         Ok(Self {
             store,
             _closing: closing,
@@ -60,6 +88,47 @@ impl Owner {
     /// This owner's epoch.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+}
+
+/// The marker of the ledger that is there, or that may be made.
+fn expected(
+    directory: &Path,
+    path: &Path,
+    accepted: Option<AcceptedLoss>,
+) -> Result<Marker, OpenError> {
+    let marker = Marker::read(directory)?;
+    let ledger = super::identity(path)?;
+    let known = ledger.as_ref().map(|(id, beat)| (id.as_str(), *beat));
+    let found = marker::judge(marker.as_ref(), known);
+    // A start that accepted a loss and was cut off before there was a ledger: it is as if it came now.
+    let resumed = marker.as_ref().and_then(|marker| marker.accepted);
+    match (found, accepted) {
+        (Found::Lost, None) => return Err(super::lost(directory)),
+        (Found::Nothing | Found::AsLeft, Some(_)) if resumed != accepted => {
+            return Err(OpenError::NoLoss(path.to_owned()));
+        }
+        (Found::Nothing | Found::AsLeft | Found::Lost | Found::Other, _) => {}
+    }
+    match (found, marker, ledger) {
+        (Found::Other, Some(marker), Some((found, _))) => Err(OpenError::OtherLedger {
+            ledger: path.to_owned(),
+            found,
+            marker: marker::path(directory),
+            wanted: marker.ledger,
+        }),
+        (_, _, Some((ledger, beat))) => Ok(Marker {
+            ledger,
+            beat,
+            accepted: None,
+        }),
+        (Found::Nothing, Some(announced), None) => Ok(announced),
+        (_, _, None) => {
+            // It stands before the ledger does: one that is cut off here is begun again, not missed.
+            let marker = Marker::of_new_ledger(accepted);
+            marker.write(directory)?;
+            Ok(marker)
+        }
     }
 }
 

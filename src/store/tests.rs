@@ -139,3 +139,36 @@ fn a_reader_without_a_database_is_told_so() {
         Err(OpenError::Missing(_))
     ));
 }
+
+#[test]
+fn an_accepted_loss_that_was_cut_off_is_not_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = || Owner::take(directory.path(), "app", &key());
+    drop(taken().unwrap());
+    fs::remove_file(directory.path().join(DATABASE)).unwrap();
+    assert!(matches!(taken(), Err(OpenError::Lost { .. })));
+    // Killed before there was a new ledger.
+    let announced = Marker::of_new_ledger(Some(AcceptedLoss::Replay));
+    announced.write(directory.path()).unwrap();
+    drop(taken().unwrap());
+    let accepted: String = connect(&directory.path().join(DATABASE))
+        .unwrap()
+        .query_row("SELECT accepted FROM instance", (), |row| row.get(0))
+        .unwrap();
+    assert_eq!(accepted, "replay");
+    let again = Owner::take_after_loss(directory.path(), "app", &key(), AcceptedLoss::Replay);
+    assert!(matches!(again, Err(OpenError::NoLoss(_))));
+}
+
+#[test]
+fn a_ledger_of_another_directory_is_refused() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for directory in [&here, &there] {
+        drop(Owner::take(directory.path(), "app", &key()).unwrap());
+    }
+    fs::copy(there.path().join(DATABASE), here.path().join(DATABASE)).unwrap();
+    assert!(matches!(
+        Owner::take(here.path(), "app", &key()),
+        Err(OpenError::OtherLedger { .. })
+    ));
+}

@@ -23,6 +23,7 @@ mod demo;
 mod disk;
 mod flow;
 mod grants;
+mod guards;
 mod intake;
 mod kills;
 mod model;

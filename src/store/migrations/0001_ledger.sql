@@ -5,6 +5,9 @@ CREATE TABLE instance (
   app        TEXT NOT NULL,     -- API base and client id: a state directory serves one app
   key_check  BLOB NOT NULL,     -- a sealed word: tells a wrong key before any network call
   epoch      INTEGER NOT NULL,  -- owners so far; claims carry it
+  id         TEXT NOT NULL,     -- what the marker beside the ledger names
+  beat       INTEGER NOT NULL DEFAULT 0, -- only grows; the marker follows it
+  accepted   TEXT,              -- this ledger took the place of a lost one: how its first lanes begin (baseline, replay)
   agreed_at  INTEGER            -- the last time that all clocks agreed on: what is forgotten is forgotten by it
 ) STRICT;
 
@@ -13,6 +16,7 @@ CREATE TABLE lane (
   lane          INTEGER PRIMARY KEY,
   clinic        TEXT NOT NULL,
   category      TEXT NOT NULL,
+  after_loss    TEXT,                        -- instance.accepted, for the lanes of that time
   issue_from    INTEGER,                     -- during the baseline: what was created before is skipped; NULL: not begun
   baseline_done INTEGER NOT NULL DEFAULT 0,  -- one whole 30-day listing has been admitted
   complete_to   INTEGER,                     -- everything up to here (created_at) has been admitted

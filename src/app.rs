@@ -14,11 +14,11 @@ use crate::config::{self, Bodies, Config};
 use crate::decide::Rules;
 use crate::domain::{Lane, OrderBy};
 use crate::http::BuildError;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Restored};
 use crate::pipeline::{Activity, Handover, Health, OpenSink, Pipeline};
 use crate::route::Routes;
 use crate::schedule::Pace;
-use crate::sinks::{self, AnySink, SharedRecorder};
+use crate::sinks::{self, AnySink, SharedRecorder, Sink as _};
 use crate::store::{AcceptedLoss, OpenError, Owner, SealKey, Store, Unavailable};
 use crate::token::Tokens;
 
@@ -171,6 +171,11 @@ pub async fn open(
             health: Health::default(),
         });
     }
+    let exact = sinks.iter().filter(|open| open.sink.is_exact());
+    let exact = exact.map(|open| open.id).collect();
+    if let Some(restored) = ledger.wake(exact, clock.now()).await? {
+        report_restored(restored);
+    }
     let lanes: HashSet<_> = ledger
         .enrol_lanes(lanes(config))
         .await?
@@ -198,6 +203,17 @@ pub async fn open(
         in_flight: config.poll.concurrency,
         activity: Activity::default(),
     }))
+}
+
+fn report_restored(restored: Restored) {
+    let of = restored.of.map(|of| of.format("%FT%TZ").to_string());
+    tracing::warn!(
+        held = restored.held,
+        looked_for_in_files = restored.looked_for,
+        "the ledger was restored from a backup of {}: what may have been delivered since is held, also events from \
+         before now that are listed later; see `fullscript-events deliveries list --state held`",
+        of.as_deref().unwrap_or("an unknown time")
+    );
 }
 
 fn report_pace(config: &Config, pace: Pace, lanes: usize) {

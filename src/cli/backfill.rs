@@ -100,9 +100,8 @@ pub(super) fn run(path: &Path, args: &Args) -> CommandResult {
                 let job = ask(&query, request, clock.now()).await?;
                 let done = tokio_util::sync::CancellationToken::new();
                 let work = async {
-                    Arc::clone(&pipeline)
-                        .run_until_drained(&lifecycle, Scope::JobsOnly)
-                        .await;
+                    let jobs = Arc::clone(&pipeline).run_until_drained(&lifecycle, Scope::JobsOnly);
+                    super::run::while_beating(owner.pulse(), &clock, jobs).await;
                     super::run::drain(&pipeline).await;
                     done.cancel();
                 };

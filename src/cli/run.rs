@@ -17,11 +17,13 @@ use crate::lifecycle::{Lifecycle, notify};
 use crate::observe::watchdog;
 use crate::pipeline::{Ended, Pipeline, Scope};
 use crate::schedule::{self, Nudges};
-use crate::store::{AcceptedLoss, OpenError, Owner};
+use crate::store::{AcceptedLoss, OpenError, Owner, Pulse};
 use crate::token::{self, State};
 
 /// How often a state directory that cannot be used is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// How often the ledger and its marker are told that time passes: a backup is told from the ledger to the minute.
+const BEAT: Duration = Duration::from_mins(1);
 /// How long a refresh in flight may take at the end.
 const LAST_REFRESH: Duration = Duration::from_secs(10);
 
@@ -67,7 +69,7 @@ async fn daemon(
     lifecycle: &Lifecycle,
     accepted: Option<AcceptedLoss>,
 ) -> CommandResult {
-    let Some((_owner, pipeline)) = open(config, &clock, lifecycle, accepted).await? else {
+    let Some((owner, pipeline)) = open(config, &clock, lifecycle, accepted).await? else {
         return Ok(Exit::Done);
     };
     let nudges = Nudges::default();
@@ -89,7 +91,8 @@ async fn daemon(
         config.app.environment
     );
     notify(&[NotifyState::Ready]);
-    Arc::clone(&pipeline).run(lifecycle, &nudges).await;
+    let run = Arc::clone(&pipeline).run(lifecycle, &nudges);
+    while_beating(owner.pulse(), &clock, run).await;
     notify(&[NotifyState::Stopping]);
     tracing::info!("stopping: what is in flight is finished first");
     lifecycle.finish().await;
@@ -158,6 +161,33 @@ async fn try_open(
     Ok((owner, pipeline))
 }
 
+/// Does the work; meanwhile the ledger beats each minute.
+pub(super) async fn while_beating<T>(
+    pulse: Pulse,
+    clock: &SharedClock,
+    work: impl Future<Output = T>,
+) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = tokio::time::sleep(BEAT) => {}
+        }
+        let now = clock.now().timestamp_millis();
+        let (done, beaten) = tokio::select! {
+            done = &mut work => (Some(done), Ok(())),
+            beaten = pulse.beat(now) => (None, beaten),
+        };
+        // A disk that takes nothing is told by whoever has something to lose.
+        if let Err(error) = beaten {
+            tracing::debug!(%error, "a beat was missed");
+        }
+        if let Some(done) = done {
+            return done;
+        }
+    }
+}
+
 /// Lets a refresh end, but not for longer than a stop may take: one that is cut off is settled at the next start.
 pub(super) async fn drain(pipeline: &Pipeline) {
     if tokio::time::timeout(LAST_REFRESH, pipeline.tokens.drain())
@@ -184,9 +214,8 @@ async fn once(
         .make_due(lanes)
         .await
         .map_err(|error| Failure::new(Exit::State, error))?;
-    let ended = Arc::clone(&pipeline)
-        .run_until_drained(lifecycle, Scope::Everything)
-        .await;
+    let cycle = Arc::clone(&pipeline).run_until_drained(lifecycle, Scope::Everything);
+    let ended = while_beating(owner.pulse(), &clock, cycle).await;
     drain(&pipeline).await;
     match ended {
         Ended::Drained => summarise(&owner, &pipeline, config).await,

@@ -9,9 +9,10 @@ use rusqlite::vtab::array::Array;
 use rusqlite::{CachedStatement, Connection};
 
 use super::lanes::{self, SweepEnd};
+use super::restore::{self, Unknown};
 use super::{EventKey, LaneId, Ledger, SinkId, day, ms, numbers};
 use super::{order, sinks};
-use crate::domain::{Reference, Sweep};
+use crate::domain::{DeliveryState, Reference, Sweep};
 use crate::store::Unavailable;
 
 /// What a sweep listed on one page.
@@ -292,6 +293,8 @@ fn wanted(found: Found, created_at: DateTime<Utc>) -> Wanted {
 
 /// The two statements that a page runs a hundred times.
 struct Inserts<'c> {
+    /// What is held instead of queued.
+    unknown: Option<Unknown>,
     event: CachedStatement<'c>,
     delivery: CachedStatement<'c>,
     /// The sinks whose deliveries have a place.
@@ -301,13 +304,14 @@ struct Inserts<'c> {
 impl<'c> Inserts<'c> {
     fn prepare(c: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
+            unknown: restore::unknown(c)?,
             event: c.prepare_cached(
                 "INSERT INTO event (id, type, created_at, clinic_id, lane, admitted_at, listed_day, found_by, skipped)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             )?,
             delivery: c.prepare_cached(
-                "INSERT INTO delivery (event, sink, lane, through, state, due_at, issued_at, place)
-                 VALUES (?1, ?2, ?3, ?4, 'queued', ?5, ?6, ?7)
+                "INSERT INTO delivery (event, sink, lane, through, due_at, issued_at, place, state, settled_at, reason)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
                  ON CONFLICT (event, sink, ordinal) DO NOTHING",
             )?,
             ordered: Vec::new(),
@@ -352,6 +356,12 @@ impl<'c> Inserts<'c> {
         reference: &Reference,
     ) -> rusqlite::Result<u64> {
         let created_at = reference.created_at;
+        let unknown = self.unknown.as_ref();
+        let held = unknown.filter(|unknown| created_at < unknown.until);
+        let (state, settled_at) = match held {
+            Some(_) => (DeliveryState::Held, Some(ms(page.now))),
+            None => (DeliveryState::Queued, None),
+        };
         let mut issued = 0;
         for sink in sinks {
             let is_ordered = self.ordered.contains(sink);
@@ -363,6 +373,9 @@ impl<'c> Inserts<'c> {
                 ms(created_at.min(page.now)),
                 ms(page.now),
                 is_ordered.then(|| order::place(reference)),
+                state.as_str(),
+                settled_at,
+                held.map(|unknown| &unknown.reason),
             ))? as u64;
         }
         Ok(issued)

@@ -29,6 +29,7 @@ mod outbox;
 mod output;
 mod prune;
 mod query;
+mod restore;
 mod sinks;
 mod unkept;
 
@@ -50,6 +51,7 @@ pub use outbox::{Claim, Settled, Settlement, Ticket};
 pub use output::Said;
 pub use prune::Pruned;
 pub use query::{DeliveryRow, EventFilter, EventRow, LaneRow, Query, Resend};
+pub use restore::Restored;
 pub use sinks::{Mode, Next, Reassigned, SinkRow};
 pub use unkept::{Brought, InHand, Wanted};
 

@@ -116,6 +116,8 @@ pub(super) enum Found {
     Lost,
     /// A ledger of another place.
     Other,
+    /// A backup of the ledger that was here, or a ledger that came without its marker.
+    Restored,
 }
 
 /// Judges. `ledger` is the id and the beat of the ledger that is there.
@@ -125,7 +127,8 @@ pub(super) fn judge(marker: Option<&Marker>, ledger: Option<(&str, i64)>) -> Fou
         (Some(marker), None) if marker.beat == 0 => Found::Nothing,
         (Some(_), None) => Found::Lost,
         (Some(marker), Some((id, _))) if id != marker.ledger => Found::Other,
-        (None | Some(_), Some(_)) => Found::AsLeft,
+        (Some(marker), Some((_, beat))) if beat >= marker.beat => Found::AsLeft,
+        (None | Some(_), Some(_)) => Found::Restored,
     }
 }
 
@@ -160,6 +163,18 @@ mod tests {
                 Some(marker(7)),
                 Some(("a", 7)),
                 Found::AsLeft,
+            ),
+            (
+                "a backup in its place",
+                Some(marker(7)),
+                Some(("a", 6)),
+                Found::Restored,
+            ),
+            (
+                "a backup in an empty directory",
+                None,
+                Some(("a", 6)),
+                Found::Restored,
             ),
             (
                 "a crash before the marker was written",

@@ -25,7 +25,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 
 pub use marker::AcceptedLoss;
-pub use owner::{Epoch, Owner, is_owned};
+pub use owner::{Epoch, Owner, Pulse, is_owned};
 pub use queue::{Unavailable, Work};
 pub use seal::{Opened, SealKey, Sealer, WrongKey};
 
@@ -120,7 +120,8 @@ pub enum OpenError {
     /// The ledger is not the one that lived here.
     #[error(
         "{ledger} is not the ledger that lived here (its id is {found}, {marker} says {wanted}): put the right one back; \
-         or, if this one shall go on here, remove {marker}"
+         or, if this one shall go on here, remove {marker}: it is then taken for a backup, and holds what may have been \
+         delivered since"
     )]
     OtherLedger {
         /// The database.
@@ -134,7 +135,7 @@ pub enum OpenError {
     },
     /// The marker cannot be read.
     #[error(
-        "{0} is damaged: if the ledger beside it is the one that lived here, remove the marker, and the next start makes it anew"
+        "{0} is damaged: remove it; the ledger beside it is then taken for a backup, and holds what may have been delivered since"
     )]
     Marker(PathBuf),
     /// SQLite says that the file is none of its own, or broken.
@@ -214,7 +215,7 @@ impl Store {
         ) {
             Found::Lost => return Err(lost(directory)),
             Found::Nothing => return Err(OpenError::Missing(path)),
-            Found::AsLeft | Found::Other => {}
+            Found::AsLeft | Found::Restored | Found::Other => {}
         }
         migrations::expect_newest(&connect(&path)?, &path)?;
         Self::open(&path, app, key, None).map(|(store, _)| store)

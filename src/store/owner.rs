@@ -6,11 +6,11 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::marker::{self, AcceptedLoss, Found, Marker};
 use super::queue::Closing;
-use super::{DATABASE, OpenError, SealKey, Store, create_directory};
+use super::{DATABASE, OpenError, SealKey, Store, Unavailable, create_directory};
 
 /// The name of the lock file inside the state directory.
 const LOCK: &str = "owner.lock";
@@ -28,6 +28,53 @@ pub struct Owner {
     _closing: Closing,
     _lock: File,
     epoch: Epoch,
+    directory: PathBuf,
+    ledger: String,
+}
+
+/// The pulse of an owned ledger: each beat is written into the ledger, and then into the marker. A ledger that is put
+/// back later from a backup has fewer beats than its marker.
+pub struct Pulse {
+    store: Store,
+    directory: PathBuf,
+    ledger: String,
+}
+
+/// Why a beat is not in the marker.
+#[derive(Debug, thiserror::Error)]
+pub enum Missed {
+    /// The ledger did not take it.
+    #[error(transparent)]
+    Ledger(#[from] Unavailable),
+    /// The marker was not written.
+    #[error(transparent)]
+    Marker(#[from] OpenError),
+    /// The runtime ends.
+    #[error("cut off")]
+    CutOff,
+}
+
+impl Pulse {
+    /// One beat, at this time in milliseconds since 1970. What is missed the next one makes up for.
+    pub async fn beat(&self, now_ms: i64) -> Result<(), Missed> {
+        let beat = self.store.write(move |c| {
+            c.query_row(
+                "UPDATE instance SET beat = beat + 1, alive_at = ?1 RETURNING beat",
+                [now_ms],
+                |row| row.get(0),
+            )
+        });
+        let marker = Marker {
+            ledger: self.ledger.clone(),
+            beat: beat.await?,
+            accepted: None,
+        };
+        let directory = self.directory.clone();
+        tokio::task::spawn_blocking(move || marker.write(&directory))
+            .await
+            .map_err(|_| Missed::CutOff)??;
+        Ok(())
+    }
 }
 
 impl Owner {
@@ -56,13 +103,14 @@ impl Owner {
         create_directory(directory)?;
         let lock = lock(directory)?;
         let path = directory.join(DATABASE);
-        let marker = expected(directory, &path, accepted)?;
+        let (marker, found) = expected(directory, &path, accepted)?;
         // The epoch is written on a connection of its own: the queue's threads do not run yet.
         let (store, closing) = Store::open(&path, app, key, Some(&marker))?;
         let (epoch, beat) = super::connect(&path)?
             .query_row(
-                "UPDATE instance SET epoch = epoch + 1, beat = beat + 1 RETURNING epoch, beat",
-                (),
+                "UPDATE instance SET epoch = epoch + 1, beat = max(beat, ?1) + 1, restored = restored OR ?2
+                 RETURNING epoch, beat",
+                (marker.beat, found == Found::Restored),
                 |row| Ok((row.get(0)?, row.get(1)?)),
             )
             .map_err(|source| OpenError::sqlite(&path, source))?;
@@ -77,6 +125,8 @@ impl Owner {
             _closing: closing,
             _lock: lock,
             epoch: Epoch(epoch),
+            directory: directory.to_owned(),
+            ledger: marker.ledger,
         })
     }
 
@@ -85,51 +135,62 @@ impl Owner {
         &self.store
     }
 
+    /// What tells a ledger that was put back later.
+    pub fn pulse(&self) -> Pulse {
+        Pulse {
+            store: self.store.clone(),
+            directory: self.directory.clone(),
+            ledger: self.ledger.clone(),
+        }
+    }
+
     /// This owner's epoch.
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 }
 
-/// The marker of the ledger that is there, or that may be made.
+/// The marker of the ledger that is there, or that may be made; and what was found.
 fn expected(
     directory: &Path,
     path: &Path,
     accepted: Option<AcceptedLoss>,
-) -> Result<Marker, OpenError> {
+) -> Result<(Marker, Found), OpenError> {
     let marker = Marker::read(directory)?;
     let ledger = super::identity(path)?;
     let known = ledger.as_ref().map(|(id, beat)| (id.as_str(), *beat));
     let found = marker::judge(marker.as_ref(), known);
     // A start that accepted a loss and was cut off before there was a ledger: it is as if it came now.
     let resumed = marker.as_ref().and_then(|marker| marker.accepted);
-    match (found, accepted) {
-        (Found::Lost, None) => return Err(super::lost(directory)),
-        (Found::Nothing | Found::AsLeft, Some(_)) if resumed != accepted => {
-            return Err(OpenError::NoLoss(path.to_owned()));
-        }
-        (Found::Nothing | Found::AsLeft | Found::Lost | Found::Other, _) => {}
+    if found == Found::Lost && accepted.is_none() {
+        return Err(super::lost(directory));
     }
-    match (found, marker, ledger) {
-        (Found::Other, Some(marker), Some((found, _))) => Err(OpenError::OtherLedger {
-            ledger: path.to_owned(),
-            found,
-            marker: marker::path(directory),
-            wanted: marker.ledger,
-        }),
-        (_, _, Some((ledger, beat))) => Ok(Marker {
+    if found != Found::Lost && accepted.is_some() && accepted != resumed {
+        return Err(OpenError::NoLoss(path.to_owned()));
+    }
+    let marker = match (found, marker, ledger) {
+        (Found::Other, Some(marker), Some((found, _))) => {
+            return Err(OpenError::OtherLedger {
+                ledger: path.to_owned(),
+                found,
+                marker: marker::path(directory),
+                wanted: marker.ledger,
+            });
+        }
+        (_, Some(marker), Some(_)) | (Found::Nothing, Some(marker), None) => marker,
+        (_, None, Some((ledger, beat))) => Marker {
             ledger,
             beat,
             accepted: None,
-        }),
-        (Found::Nothing, Some(announced), None) => Ok(announced),
+        },
         (_, _, None) => {
             // It stands before the ledger does: one that is cut off here is begun again, not missed.
             let marker = Marker::of_new_ledger(accepted);
             marker.write(directory)?;
-            Ok(marker)
+            marker
         }
-    }
+    };
+    Ok((marker, found))
 }
 
 fn lock(directory: &Path) -> Result<File, OpenError> {

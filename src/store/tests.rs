@@ -172,3 +172,32 @@ fn a_ledger_of_another_directory_is_refused() {
         Err(OpenError::OtherLedger { .. })
     ));
 }
+
+#[tokio::test]
+async fn a_backup_of_the_same_run_is_told_by_its_beats() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, backup) = (
+        directory.path().join(DATABASE),
+        directory.path().join("backup"),
+    );
+    let owner = Owner::take(directory.path(), "app", &key()).unwrap();
+    let pulse = owner.pulse();
+    connect(&path)
+        .unwrap()
+        .execute("VACUUM INTO ?1", [backup.to_str().unwrap()])
+        .unwrap();
+    pulse.beat(60_000).await.unwrap();
+    drop((owner, pulse));
+    let restored = || {
+        drop(Owner::take(directory.path(), "app", &key()).unwrap());
+        connect(&path)
+            .unwrap()
+            .query_row("SELECT restored FROM instance", (), |row| {
+                row.get::<_, bool>(0)
+            })
+            .unwrap()
+    };
+    assert!(!restored());
+    fs::copy(&backup, &path).unwrap();
+    assert!(restored());
+}

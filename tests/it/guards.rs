@@ -1,10 +1,13 @@
 //! The guards against what makes duplicates without any crash: a lost ledger, a restored one, a copied one.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use fullscript_events::domain::DeliveryState;
 use fullscript_events::simulator::Options;
 
+use crate::stepped::{HOUR, MINUTE, Stepped, polling};
 use crate::world::{Setup, World, assert_same_ids};
 
 /// What a command said, with the test's directory left out.
@@ -80,7 +83,7 @@ async fn accept(world: &World, how: &str) -> Vec<String> {
     );
     assert!(said(world, &accepted).contains(&format!("is accepted ({how})")));
     // The option that was left standing does not accept the next loss.
-    let standing = world.run(&["run", &option]);
+    let standing = world.run(&["run", "--once", &option]);
     assert_eq!(standing.status.code(), Some(2));
     insta::allow_duplicates! {
         insta::assert_snapshot!(said(world, &standing), @"error: there is no loss to accept, /test/state/ledger.sqlite3 is as it was left: start without --accept-ledger-loss");
@@ -135,4 +138,130 @@ async fn a_damaged_ledger_is_refused_and_nothing_is_asked_of_fullscript() {
     assert_eq!(world.vendor.counters().requests, before);
     remove_ledger(&world);
     assert_eq!(world.run(&["run", "--once"]).status.code(), Some(74));
+}
+
+/// A copy of the ledger as SQLite makes one, beside a daemon or without.
+fn back_up(world: &World) -> PathBuf {
+    let backup = world.directory.path().join("backup.sqlite3");
+    rusqlite::Connection::open(world.ledger_path())
+        .unwrap()
+        .execute("VACUUM INTO ?1", [backup.to_str().unwrap()])
+        .unwrap();
+    backup
+}
+
+fn restore(world: &World, backup: &Path) {
+    remove_ledger(world);
+    fs::copy(backup, world.ledger_path()).unwrap();
+}
+
+/// A file, and a program that writes down each id.
+fn two_sinks(world: &Path) -> Setup {
+    Setup {
+        more: format!(
+            "[[sinks]]\nname = \"runs\"\nkind = \"exec\"\nclinics = [\"*\"]\n\
+             command = [\"/bin/sh\", \"-c\", \"test ! -e {0}/refuse && echo x >> {0}/runs\"]\n",
+            world.display()
+        ),
+        ..polling(&["patients"], "first_run = \"30d\"")
+    }
+}
+
+fn runs(world: &World) -> usize {
+    let runs = fs::read_to_string(world.directory.path().join("runs"));
+    runs.unwrap_or_default().lines().count()
+}
+
+async fn states(world: &Stepped, id: &str) -> Vec<(String, DeliveryState, Option<String>)> {
+    let event = world.event(id).await.unwrap();
+    let deliveries = event.deliveries.into_iter();
+    deliveries
+        .map(|delivery| (delivery.sink, delivery.state, delivery.reason))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_restored_ledger_does_not_know_is_held_and_what_comes_later_goes_out() {
+    for marker_is_here in [true, false] {
+        let world = Stepped::begin(Setup::default()).await;
+        world.write_config(&two_sinks(world.directory.path()));
+        let known = world.make("oak", "patient.created");
+        world.pass().await;
+        // Owed when the backup is made: the program refuses, and the file cannot be opened.
+        let refuse = world.directory.path().join("refuse");
+        fs::write(&refuse, "").unwrap();
+        let aside = world.directory.path().join("aside.jsonl");
+        fs::rename(world.log_path(), &aside).unwrap();
+        fs::create_dir(world.log_path()).unwrap();
+        let owed = world.make("oak", "patient.updated");
+        world.pass_after(MINUTE).await;
+        let backup = back_up(&world);
+        // Delivered by the ledger that is lost soon.
+        fs::remove_file(&refuse).unwrap();
+        fs::remove_dir(world.log_path()).unwrap();
+        fs::rename(&aside, world.log_path()).unwrap();
+        let unknown = world.make("oak", "patient.created");
+        world.pass_after(HOUR / 2).await;
+        assert_eq!((world.shown().len(), runs(&world)), (3, 3));
+
+        restore(&world, &backup);
+        if !marker_is_here {
+            fs::remove_file(world.state_path().join("ledger.id")).unwrap();
+        }
+        world.pass_after(MINUTE).await;
+        world.assert_all_shown_once();
+        assert_eq!(runs(&world), 3);
+        let done = |sink: &str| (sink.to_owned(), DeliveryState::Done, None);
+        assert_eq!(states(&world, &known).await, [done("log"), done("runs")]);
+        let reason = "the ledger was restored from a backup of 2026-03-20T12:01:00Z: \
+                      this may have been delivered since";
+        let held = |sink: &str| {
+            let reason = Some(reason.to_owned());
+            (sink.to_owned(), DeliveryState::Held, reason)
+        };
+        // The file shows it, and says so.
+        assert_eq!(states(&world, &owed).await, [done("log"), held("runs")]);
+        assert_eq!(states(&world, &unknown).await, [held("log"), held("runs")]);
+
+        world.clock.advance(HOUR / 4);
+        world.make("oak", "patient.created");
+        world.pass().await;
+        world.assert_all_shown_once();
+        assert_eq!(runs(&world), 4);
+        // Listed late, and as old as the restore: nobody knows either.
+        let late = world.make_late("oak", "patients", HOUR / 2);
+        world.pass_after(HOUR).await;
+        assert_eq!(states(&world, &late).await, [held("log"), held("runs")]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_binary_says_what_it_holds_of_a_restored_ledger_and_a_person_settles_it() {
+    let world = shown(2).await;
+    let backup = back_up(&world);
+    let oak = &world.clinic("oak").clinic_id;
+    world.vendor.make_events(3, oak, "patient.updated");
+    assert_eq!(world.run(&["run", "--once"]).status.code(), Some(0));
+    restore(&world, &backup);
+    let restored = world.run(&["run", "--once"]);
+    assert_eq!(
+        restored.status.code(),
+        Some(0),
+        "{}",
+        said(&world, &restored)
+    );
+    assert!(said(&world, &restored).contains("the ledger was restored from a backup of 20"));
+    world.assert_all_shown_once();
+    assert!(!said(&world, &world.run(&["run", "--once"])).contains("restored"));
+    let list = world.run(&["deliveries", "list", "--state", "held"]);
+    let list = String::from_utf8(list.stdout).unwrap();
+    assert_eq!(
+        list.matches("may have been delivered since").count(),
+        3,
+        "{list}"
+    );
+    let settled = world.run(&["deliveries", "done", "--state", "held", "--yes"]);
+    assert!(settled.status.success(), "{}", said(&world, &settled));
+    assert_eq!(world.run(&["run", "--once"]).status.code(), Some(0));
+    world.assert_all_shown_once();
 }

@@ -4,6 +4,7 @@
 //! nothing touches the network before all of them are good.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::pipeline::{Activity, Handover, Health, OpenSink, Pipeline};
 use crate::route::Routes;
 use crate::schedule::Pace;
 use crate::sinks::{self, AnySink, SharedRecorder, Sink as _};
-use crate::store::{AcceptedLoss, OpenError, Owner, SealKey, Store, Unavailable};
+use crate::store::{AcceptedLoss, Host, OpenError, Owner, Place, SealKey, Store, Unavailable};
 use crate::token::Tokens;
 
 /// Why the program cannot start.
@@ -36,6 +37,18 @@ pub enum StartError {
     /// The state directory cannot be used.
     #[error(transparent)]
     State(#[from] OpenError),
+    /// The state directory lives on another machine, and is bound to it.
+    #[error(
+        "{} belongs to another machine: it was used on {home}, this is {here}, and [state] bind_host is on, so nothing is polled, refreshed or delivered here; if it does not run there any more: `fullscript-events auth takeover --yes`", directory.display()
+    )]
+    OtherHost {
+        /// The directory.
+        directory: PathBuf,
+        /// Its machine.
+        home: Host,
+        /// This machine.
+        here: Host,
+    },
     /// The ledger cannot be written.
     #[error(transparent)]
     Ledger(#[from] Unavailable),
@@ -91,10 +104,25 @@ pub fn open_store(config: &Config) -> Result<Store, StartError> {
     Ok(store)
 }
 
-/// Takes the state directory.
+/// Takes the state directory, unless it is bound to another machine.
 pub fn take_ownership(config: &Config) -> Result<Owner, StartError> {
     let key = seal_key(config)?;
     let owner = Owner::take(&config.state.directory, &config.app.identity(), &key)?;
+    let (home, here) = (owner.home(), Host::here());
+    let place = home.place(&here);
+    if place != Place::Home && config.state.bind_host {
+        return Err(StartError::OtherHost {
+            directory: config.state.directory.clone(),
+            home: home.clone(),
+            here,
+        });
+    }
+    if place == Place::Elsewhere {
+        tracing::warn!(
+            "the state directory was used on {home}, this is {here}: if it runs there too, every event is delivered twice; \
+             if not: `fullscript-events auth takeover --yes`"
+        );
+    }
     Ok(owner)
 }
 

@@ -58,7 +58,8 @@ pub enum Exit {
     NotFound = 4,
     /// Fullscript or a sink cannot be reached.
     Unavailable = 69,
-    /// The state directory cannot be used: missing, full, read-only, of a newer version, sealed with another key.
+    /// The state directory cannot be used: missing, full, read-only, of a newer version, sealed with another key,
+    /// lost, or bound to another machine.
     State = 74,
     /// Another process owns the state directory.
     Owned = 75,
@@ -90,7 +91,9 @@ impl From<StartError> for Failure {
         let exit = match &error {
             StartError::State(OpenError::Owned(_)) => Exit::Owned,
             StartError::State(OpenError::NoLoss(_)) => Exit::Usage,
-            StartError::State(_) | StartError::Ledger(_) => Exit::State,
+            StartError::State(_) | StartError::OtherHost { .. } | StartError::Ledger(_) => {
+                Exit::State
+            }
             StartError::Secret { .. }
             | StartError::Sink(_)
             | StartError::Http(_)

@@ -103,8 +103,8 @@ async fn daemon(
     Ok(Exit::Done)
 }
 
-/// Takes the state directory and opens everything. A disk that is full or read-only is waited for, not crashed over;
-/// `None` if the process was stopped meanwhile.
+/// Takes the state directory and opens everything. A disk that is full or read-only is waited for, not crashed over, and
+/// so is a person who takes over the directory of another machine; `None` if the process was stopped meanwhile.
 async fn open(
     config: &Config,
     clock: &SharedClock,
@@ -118,13 +118,14 @@ async fn open(
             Err(
                 error @ (StartError::State(OpenError::Io { .. } | OpenError::Sqlite { .. })
                 | StartError::Ledger(_)),
-            ) => error.to_string(),
+            ) => format!(
+                "{error}; nothing is polled until it can be used (`df -h`, `mount`, `ls -ld`)"
+            ),
+            Err(error @ StartError::OtherHost { .. }) => error.to_string(),
             Err(error) => return Err(error.into()),
         };
         if told.insert(error.clone()) {
-            tracing::error!(
-                "{error}; nothing is polled until it can be used (`df -h`, `mount`, `ls -ld`)"
-            );
+            tracing::error!("{error}");
         }
         // Ready all the same: a restart would not mend the disk, and this loop will notice when it is mended.
         notify(&[

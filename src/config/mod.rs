@@ -118,6 +118,8 @@ pub struct State {
     pub seal_key: SecretRef,
     /// Whether events that wait are kept.
     pub bodies: Bodies,
+    /// Whether a copy on another machine does nothing until somebody takes it over.
+    pub bind_host: bool,
 }
 
 /// Whether events that wait for a sink are kept, sealed (`ARCHITECTURE.md`, "Bodies").

@@ -8,6 +8,7 @@
 //! One process owns the state directory ([`Owner`]): it alone polls, refreshes and delivers. Others read, or write
 //! single rows.
 
+mod host;
 mod marker;
 mod migrations;
 mod owner;
@@ -24,6 +25,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 
+pub use host::{Host, Place};
 pub use marker::AcceptedLoss;
 pub use owner::{Epoch, Owner, Pulse, is_owned};
 pub use queue::{Unavailable, Work};

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::host::Host;
 use super::marker::{self, AcceptedLoss, Found, Marker};
 use super::queue::Closing;
 use super::{DATABASE, OpenError, SealKey, Store, Unavailable, create_directory};
@@ -30,6 +31,7 @@ pub struct Owner {
     epoch: Epoch,
     directory: PathBuf,
     ledger: String,
+    home: Host,
 }
 
 /// The pulse of an owned ledger: each beat is written into the ledger, and then into the marker. A ledger that is put
@@ -106,12 +108,20 @@ impl Owner {
         let (marker, found) = expected(directory, &path, accepted)?;
         // The epoch is written on a connection of its own: the queue's threads do not run yet.
         let (store, closing) = Store::open(&path, app, key, Some(&marker))?;
-        let (epoch, beat) = super::connect(&path)?
+        let here = Host::here();
+        let (epoch, beat, home) = super::connect(&path)?
             .query_row(
-                "UPDATE instance SET epoch = epoch + 1, beat = max(beat, ?1) + 1, restored = restored OR ?2
-                 RETURNING epoch, beat",
-                (marker.beat, found == Found::Restored),
-                |row| Ok((row.get(0)?, row.get(1)?)),
+                "UPDATE instance SET epoch = epoch + 1, beat = max(beat, ?1) + 1, restored = restored OR ?2,
+                   host = CASE WHEN host_name IS NULL THEN ?3 ELSE host END, host_name = coalesce(host_name, ?4)
+                 RETURNING epoch, beat, host, host_name",
+                (marker.beat, found == Found::Restored, &here.id, &here.name),
+                |row| {
+                    let home = Host {
+                        id: row.get(2)?,
+                        name: row.get(3)?,
+                    };
+                    Ok((row.get(0)?, row.get(1)?, home))
+                },
             )
             .map_err(|source| OpenError::sqlite(&path, source))?;
         let marker = Marker {
@@ -127,6 +137,7 @@ impl Owner {
             epoch: Epoch(epoch),
             directory: directory.to_owned(),
             ledger: marker.ledger,
+            home,
         })
     }
 
@@ -142,6 +153,11 @@ impl Owner {
             directory: self.directory.clone(),
             ledger: self.ledger.clone(),
         }
+    }
+
+    /// The machine that the directory was first used on, or taken over by.
+    pub fn home(&self) -> &Host {
+        &self.home
     }
 
     /// This owner's epoch.

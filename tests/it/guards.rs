@@ -265,3 +265,96 @@ async fn the_binary_says_what_it_holds_of_a_restored_ledger_and_a_person_settles
     assert_eq!(world.run(&["run", "--once"]).status.code(), Some(0));
     world.assert_all_shown_once();
 }
+
+/// As if the state directory had been copied here from another machine; `false` where this one has no id.
+fn copied_here(world: &World) -> bool {
+    let here = fullscript_events::store::Host::here();
+    if here.id.is_none() {
+        eprintln!("skipped: this machine has no /etc/machine-id");
+        return false;
+    }
+    rusqlite::Connection::open(world.ledger_path())
+        .unwrap()
+        .execute(
+            "UPDATE instance SET host = '1a2b3c4d1a2b3c4d1a2b3c4d1a2b3c4d', host_name = 'old-server'",
+            (),
+        )
+        .unwrap();
+    true
+}
+
+/// What a command said, with this machine's name left out too.
+fn said_here(world: &World, output: &Output) -> String {
+    let here = fullscript_events::store::Host::here().to_string();
+    said(world, output).replace(&here, "new-server (5e6f7a8b)")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copied_state_directory_is_told_until_it_is_taken_over() {
+    let world = shown(1).await;
+    let oak = &world.clinic("oak").clinic_id;
+    if !copied_here(&world) {
+        return;
+    }
+    world.vendor.make_events(1, oak, "patient.updated");
+    let run = world.run(&["run", "--once"]);
+    assert_eq!(run.status.code(), Some(0));
+    let told =
+        "the state directory was used on old-server (1a2b3c4d), this is new-server (5e6f7a8b)";
+    assert!(
+        said_here(&world, &run).contains(told),
+        "{}",
+        said_here(&world, &run)
+    );
+    world.assert_all_shown_once();
+    let json = world.run(&["status", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["other_host"]["used_on"], "old-server (1a2b3c4d)");
+
+    let asked = world.run(&["auth", "takeover"]);
+    assert_eq!(asked.status.code(), Some(2));
+    insta::assert_snapshot!(said_here(&world, &asked), @"error: the state directory was used on old-server (1a2b3c4d), this is new-server (5e6f7a8b). Both at once deliver every event twice and end each other's logins: stop it there, for good, and repeat with --yes");
+    for _ in 0..2 {
+        let taken = world.run(&["auth", "takeover", "--yes"]);
+        assert_eq!(taken.status.code(), Some(0));
+    }
+    assert!(!said(&world, &world.run(&["run", "--once"])).contains("was used on"));
+    let json = world.run(&["status", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert!(json["other_host"].is_null());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bound_copy_does_nothing_until_it_is_taken_over() {
+    let world = shown(1).await;
+    let oak = &world.clinic("oak").clinic_id;
+    world.vendor.make_events(1, oak, "patient.updated");
+    let config = fs::read_to_string(world.config_path()).unwrap();
+    let config = config.replace("[poll]\n", "bind_host = true\n[poll]\n");
+    fs::write(world.config_path(), config).unwrap();
+    // It is bound to where it was used, and that is here.
+    assert_eq!(world.run(&["run", "--once"]).status.code(), Some(0));
+    world.assert_all_shown_once();
+    if !copied_here(&world) {
+        return;
+    }
+    let before = world.vendor.counters().requests;
+    world.vendor.make_events(1, oak, "patient.updated");
+    let refused = world.run(&["run", "--once"]);
+    assert_eq!(refused.status.code(), Some(74));
+    insta::assert_snapshot!(said_here(&world, &refused), @"error: /test/state belongs to another machine: it was used on old-server (1a2b3c4d), this is new-server (5e6f7a8b), and [state] bind_host is on, so nothing is polled, refreshed or delivered here; if it does not run there any more: `fullscript-events auth takeover --yes`");
+    assert_eq!(
+        world.run(&["backfill", "--since", "30d"]).status.code(),
+        Some(74)
+    );
+    // The daemon waits for a person.
+    let mut daemon = world.daemon();
+    daemon.wait_for("belongs to another machine");
+    assert_eq!(world.run(&["status", "--check"]).status.code(), Some(2));
+    assert_eq!(world.vendor.counters().requests, before);
+    assert!(world.run(&["auth", "takeover", "--yes"]).status.success());
+    daemon.wait_for("polling http");
+    assert!(daemon.stop().success());
+    assert_eq!(world.run(&["run", "--once"]).status.code(), Some(0));
+    world.assert_all_shown_once();
+}

@@ -9,6 +9,7 @@ mod list;
 mod login;
 mod revoke;
 mod session;
+mod takeover;
 
 use std::path::Path;
 
@@ -31,6 +32,8 @@ enum Command {
     List(list::Args),
     /// Disconnect a clinic: revoke every token of it at Fullscript and forget its grant.
     Revoke(revoke::Args),
+    /// Say that the state directory, grants included, lives on this machine now.
+    Takeover(takeover::Args),
 }
 
 /// Runs `auth`.
@@ -41,6 +44,7 @@ pub(super) fn run(config: &Path, args: Args) -> CommandResult {
             Command::Import(args) => import::run(config, &args).await,
             Command::List(args) => list::run(config, &args).await,
             Command::Revoke(args) => revoke::run(config, &args).await,
+            Command::Takeover(args) => takeover::run(config, &args).await,
         }
     })
 }

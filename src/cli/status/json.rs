@@ -18,6 +18,10 @@ pub(super) fn render(view: &View) -> String {
         "running": view.running,
         "login_required": view.login_required,
         "state_directory": view.directory,
+        "other_host": view.elsewhere.as_ref().map(|(home, here)| json!({
+            "used_on": home.to_string(),
+            "this_is": here.to_string(),
+        })),
         "clinics": view.clinics.iter().map(clinic).collect::<Vec<_>>(),
         "sinks": view.sinks.iter().map(sink).collect::<Vec<_>>(),
         "problems": view.problems().map(problem).collect::<Vec<_>>(),

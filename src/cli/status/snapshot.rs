@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::domain::Category;
 use crate::ledger::{LaneRow, Query, SinkRow};
 use crate::schedule::Pace;
-use crate::store;
+use crate::store::{self, Host, Place};
 use crate::token::{self, Overview};
 
 /// Everything that the judgement needs.
@@ -25,6 +25,10 @@ pub(super) struct Snapshot {
     pub(super) directory: String,
     /// Whether a daemon runs.
     pub(super) running: bool,
+    /// The machine that the state was used on and this one, where they differ.
+    pub(super) elsewhere: Option<(Host, Host)>,
+    /// Whether it is bound to its machine.
+    pub(super) bound: bool,
     /// Time between two polls of a lane, as the daemon computes it.
     pub(super) pace: Duration,
     /// The configured clinics with what is polled for each.
@@ -53,6 +57,13 @@ impl Snapshot {
         let running = store::is_owned(directory).map_err(|error| {
             Failure::new(Exit::State, format!("{}: {error}", directory.display()))
         })?;
+        let (home, here) = (opened.home().await.map_err(state)?, Host::here());
+        let bound = config.state.bind_host;
+        let elsewhere = match home.place(&here) {
+            Place::Home => false,
+            Place::Unknown => bound,
+            Place::Elsewhere => true,
+        };
         let clinics = config.clinics.iter().map(|clinic| {
             let categories = clinic.categories.iter().map(Category::to_string);
             (clinic.name.to_string(), categories.collect())
@@ -62,6 +73,8 @@ impl Snapshot {
             program,
             directory: directory.display().to_string(),
             running,
+            elsewhere: elsewhere.then_some((home, here)),
+            bound,
             pace: Pace::for_lanes(&config.poll, app::lanes(config).len()).fast,
             clinics: clinics.collect(),
             sinks: config.sinks.iter().map(|s| s.name.to_string()).collect(),

@@ -11,6 +11,7 @@ use crate::cli::Exit;
 use crate::cli::output::Paint;
 use crate::domain::ClinicName;
 use crate::ledger::{LaneRow, Mode, SinkRow};
+use crate::store::Host;
 use crate::token::{Overview, State};
 
 fn now() -> DateTime<Utc> {
@@ -70,6 +71,8 @@ fn well(clinics: &[&str]) -> Snapshot {
         program: "fullscript-events".to_owned(),
         directory: "/var/lib/fullscript-events".to_owned(),
         running: true,
+        elsewhere: None,
+        bound: false,
         pace: Duration::from_mins(1),
         clinics: clinics
             .iter()
@@ -209,6 +212,41 @@ fn a_configuration_fault_asks_no_clinic_to_log_in() {
     CRITICAL - 1 problem: Fullscript refuses this app.|oldest_poll=40s;900;1728000 waiting=0 held=0;0 dead=0;0 new_24h=24
     exit 3, as a plugin 2
     "#);
+}
+
+#[test]
+fn a_copy_on_another_machine_is_told_and_one_that_is_bound_waits() {
+    let host = |id: &str, name: &str| Host {
+        id: Some(id.repeat(4)),
+        name: name.to_owned(),
+    };
+    let mut snapshot = well(&["oak"]);
+    snapshot.elsewhere = Some((
+        host("1a2b3c4d", "old-server"),
+        host("5e6f7a8b", "new-server"),
+    ));
+    let head = |snapshot: &Snapshot| {
+        let shown = shown(snapshot);
+        let exit = shown.lines().last().unwrap();
+        let head: Vec<&str> = shown.lines().take(4).collect();
+        format!("{}\n{exit}", head.join("\n"))
+    };
+    insta::assert_snapshot!(head(&snapshot), @r"
+    1 problem: the state is another machine's.
+      !  The state directory was used on old-server (1a2b3c4d), this is new-server (5e6f7a8b): if
+         it runs there too, every event is delivered twice and each ends the other's logins. If it
+         does not run there any more, take it over.
+    exit 3, as a plugin 1
+    ");
+    snapshot.bound = true;
+    snapshot.running = false;
+    insta::assert_snapshot!(head(&snapshot), @r"
+    1 problem: the state is another machine's.
+      !! The state directory was used on old-server (1a2b3c4d), this is new-server (5e6f7a8b):
+         bind_host is on: nothing is polled, refreshed or delivered here. If it does not run there
+         any more, take it over.
+    exit 3, as a plugin 2
+    ");
 }
 
 #[test]
@@ -421,6 +459,7 @@ fn programs_get_the_same_judgement() {
       ],
       "login_required": true,
       "ok": false,
+      "other_host": null,
       "problems": [
         {
           "detail": "Fullscript has refused its tokens for 3 h.",

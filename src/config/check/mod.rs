@@ -54,11 +54,13 @@ fn state(section: &Section<'_>) -> Option<State> {
             ],
         )
     });
+    let bind_host = section.or("bind_host", false, Field::boolean);
     section.finish();
     Some(State {
         directory,
         seal_key: seal_key?,
         bodies,
+        bind_host,
     })
 }
 

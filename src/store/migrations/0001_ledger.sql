@@ -8,6 +8,8 @@ CREATE TABLE instance (
   id         TEXT NOT NULL,     -- what the marker beside the ledger names
   beat       INTEGER NOT NULL DEFAULT 0, -- only grows; the marker follows it
   accepted   TEXT,              -- this ledger took the place of a lost one: how its first lanes begin (baseline, replay)
+  host       TEXT,              -- the machine that this directory lives on: its id, hashed,
+  host_name  TEXT,              --   and its name
   alive_at   INTEGER,           -- when it last beat
   restored   INTEGER NOT NULL DEFAULT 0, -- from a backup, and nothing is held for it yet
   restored_of    INTEGER,       -- when that backup was made

@@ -10,6 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::super::output::{count, deliveries, span};
 use super::snapshot::Snapshot;
+use crate::store::Host;
 use crate::token::State;
 pub(super) use clinic::{ClinicView, Freshness, Grant};
 pub(super) use sink::SinkView;
@@ -62,6 +63,8 @@ pub(super) struct View {
     pub(super) now: DateTime<Utc>,
     pub(super) directory: String,
     pub(super) running: bool,
+    /// The machine that the state was used on and this one, where they differ.
+    pub(super) elsewhere: Option<(Host, Host)>,
     pub(super) stale_after: TimeDelta,
     /// What concerns everything.
     pub(super) general: Vec<Problem>,
@@ -86,6 +89,7 @@ impl View {
             now: snapshot.now,
             directory: snapshot.directory.clone(),
             running: snapshot.running,
+            elsewhere: snapshot.elsewhere.clone(),
             stale_after,
             general: general(snapshot),
             login_required: clinics.iter().any(wants_login),
@@ -197,7 +201,31 @@ fn listed(names: &[&str]) -> Option<String> {
 
 fn general(snapshot: &Snapshot) -> Vec<Problem> {
     let mut problems = Vec::new();
-    if !snapshot.running {
+    let waits = snapshot.bound && snapshot.elsewhere.is_some();
+    if let Some((home, here)) = &snapshot.elsewhere {
+        let (severity, means) = if waits {
+            (
+                Severity::Critical,
+                "bind_host is on: nothing is polled, refreshed or delivered here",
+            )
+        } else {
+            (
+                Severity::Warning,
+                "if it runs there too, every event is delivered twice and each ends the other's logins",
+            )
+        };
+        problems.push(Problem {
+            severity,
+            subject: None,
+            short: "the state is another machine's".to_owned(),
+            detail: format!(
+                "The state directory was used on {home}, this is {here}: {means}. If it does not run there any more, take it over."
+            ),
+            remedy: Some(format!("{} auth takeover --yes", snapshot.program)),
+        });
+    }
+    // A daemon that waits for the takeover owns nothing.
+    if !snapshot.running && !waits {
         problems.push(Problem {
             severity: Severity::Critical,
             subject: None,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use fullscript_events::clock::{Clock as _, SystemClock};
 use fullscript_events::domain::{DeliveryId, OrderBy, Output, SinkName};
-use fullscript_events::ledger::{Choice, Ledger, Resend};
+use fullscript_events::ledger::{Choice, Heard, Ledger, Pruned, Resend, Watch};
 use fullscript_events::simulator::Options;
 use fullscript_events::sinks::Recorder as _;
 use rustix::fs::{CWD, Mode};
@@ -294,8 +294,19 @@ async fn words_are_not_kept_for_more_than_30_days() {
     let prune_after = async |days: u32| {
         let owner = own(&world.config());
         let ledger = Ledger::new(owner.store().clone(), owner.epoch());
-        let then = now() + days * DAY;
-        ledger.prune(then, then).await.unwrap();
+        // Heard three times in the day before, the last time then.
+        let mut watch = Watch::default();
+        for hours in [25, 12, 0] {
+            let ago = chrono::TimeDelta::hours(hours);
+            let then = now() + days * DAY - ago;
+            watch.hear(Heard {
+                ours: then,
+                fullscripts: then,
+                since_boot: chrono::TimeDelta::days(99) - ago,
+            });
+        }
+        let pruned = ledger.prune(watch, chrono::TimeDelta::days(99)).await;
+        assert!(matches!(pruned.unwrap(), Pruned::Forgotten { .. }));
     };
     prune_after(29).await;
     assert!(world.said(delivery).await.is_some());

@@ -2,8 +2,9 @@
 //!
 //! A batch is written and flushed (`fdatasync`) before it is reported; the report carries a [`Mark`], which the ledger
 //! stores in the transaction that settles the batch. What a crash leaves behind the mark is *rolled forward* at the
-//! next start: complete lines are adopted, because a reader may have seen them; only a torn last line is cut. The
-//! file belongs to this program alone: one that somebody else shrank, grew or replaced stops the sink.
+//! next start: complete lines are adopted, because a reader may have seen them; only a torn last line is cut, and what
+//! lies behind a hole of zeros, as a power cut may leave. The file belongs to this program alone: one that somebody
+//! else shrank, grew or replaced stops the sink.
 //!
 //! The caller's part: the mark that [`Sink::resume`] returns is stored durably before the first
 //! [`Sink::deliver`], each delivery's mark before the next, and parcels whose call ended in `Err` stay claimed, so

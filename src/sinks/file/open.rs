@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use chrono::NaiveDate;
 
 use super::mark::Mark;
-use super::roll_forward::{Found, roll_forward};
+use super::roll_forward::{Found, first_hole, roll_forward};
 use super::{Lines, Place};
 use crate::sinks::owned_file::{OwnedFile, directory};
 use crate::sinks::{Checkpoint, Orphan, Resumed, Stopped};
@@ -119,7 +119,7 @@ fn held(place: &Place, file: File, length: u64, day: Option<NaiveDate>) -> Resul
     Ok(Lines { file, mark })
 }
 
-/// Rolls forward from `from`, cuts a torn last line, and gives the length that is good.
+/// Rolls forward from `from`, cuts a torn last line and all that lies behind a hole, and gives the length that is good.
 fn settle(
     place: &Place,
     file: &File,
@@ -134,6 +134,13 @@ fn settle(
     if length < from {
         return Err(place.refuse(format!("is {length} bytes long, expected at least {from}")));
     }
+    // Left where it is, the line with the hole would be torn for ever. What is cut is due again.
+    let sound = first_hole(file, from).map_err(failed)?;
+    if let Some(sound) = sound {
+        file.set_len(sound).map_err(failed)?;
+        file.sync_data().map_err(failed)?;
+    }
+    let length = sound.unwrap_or(length);
     let good = roll_forward(file, from, orphans, found).map_err(failed)?;
     if good != length {
         file.set_len(good).map_err(failed)?;

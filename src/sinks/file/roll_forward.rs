@@ -1,4 +1,5 @@
-//! Reading what stands behind the mark: which orphans are there, and where the last complete line ends.
+//! Reading what stands behind the mark: which orphans are there, where the last complete line ends, and where there is a
+//! hole.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -19,6 +20,26 @@ struct Line<'a> {
     delivery: Cow<'a, str>,
     #[serde(borrow)]
     id: Cow<'a, str>,
+}
+
+/// Where the first zero byte behind `from` is. No line of ours has one: it is a hole, where a power cut left a later
+/// part of an append without an earlier one.
+pub(super) fn first_hole(mut file: &File, from: u64) -> io::Result<Option<u64>> {
+    file.seek(SeekFrom::Start(from))?;
+    let mut reader = BufReader::new(file);
+    let mut at = from;
+    loop {
+        let bytes = reader.fill_buf()?;
+        if let Some(sound) = bytes.iter().position(|byte| *byte == 0) {
+            return Ok(Some(at + sound as u64));
+        }
+        let read = bytes.len();
+        if read == 0 {
+            return Ok(None);
+        }
+        reader.consume(read);
+        at += read as u64;
+    }
 }
 
 /// Reads from `from` to the end, adds each orphan with a complete line to `found`, and gives the offset behind the

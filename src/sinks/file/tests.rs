@@ -168,6 +168,24 @@ async fn whole_lines_are_adopted_and_only_a_torn_one_is_cut() {
 }
 
 #[tokio::test]
+async fn what_lies_behind_a_hole_that_a_power_cut_left_is_cut_and_due_again() {
+    let world = World::new();
+    let checkpoint = after_one(&world).await;
+    // A later sector of an append reached the disk, an earlier one did not: it reads as zeros.
+    let half = line(3).split_at(40).1.to_owned();
+    world.append(&(line(2) + &"\0".repeat(40) + &half + &line(4)));
+    let sink = world.sink();
+    let resumed = sink
+        .resume(checkpoint, vec![orphan(2), orphan(3), orphan(4)])
+        .await
+        .unwrap();
+    assert_eq!(resumed.adopted, [DeliveryId(2)]);
+    assert_eq!(resumed.absent, [DeliveryId(3), DeliveryId(4)]);
+    sink.deliver(&[parcel(3), parcel(4)], on(1)).await.unwrap();
+    assert_eq!(world.text(), line(1) + &line(2) + &line(3) + &line(4));
+}
+
+#[tokio::test]
 async fn a_file_that_was_shrunk_or_replaced_or_removed_while_away_stops_the_sink() {
     let change: [fn(&World); 3] = [
         |world| {

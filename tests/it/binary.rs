@@ -14,7 +14,7 @@ use crate::world::World;
 /// The longest that any of this may take before a test fails.
 pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 /// Where the binary looks for the crash point at which it is to die (`src/crash.rs`).
-const CRASH_AT: &str = "FULLSCRIPT_EVENTS_CRASH_AT";
+pub(crate) const CRASH_AT: &str = "FULLSCRIPT_EVENTS_CRASH_AT";
 
 /// A command of the real binary on a configuration, with nothing inherited from the environment but `PATH`.
 pub(crate) fn command(config: &Path, args: &[&str]) -> Command {
@@ -149,6 +149,20 @@ impl Running {
         None
     }
 
+    /// Lets it run until it says `words`, until `limit` has passed, or until it has ended; gives how, if it has.
+    pub(crate) fn let_run_to(&mut self, words: &str, limit: Duration) -> Option<ExitStatus> {
+        let end = Instant::now() + limit;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let before = self.said.len();
+            let ended = self.let_run(1, left);
+            let last = self.said.get(before);
+            if ended.is_some() || last.is_none_or(|line| line.contains(words)) {
+                return ended;
+            }
+        }
+    }
+
     /// Lets it run until `done` says so, which is asked a few times a second.
     pub(crate) fn let_run_until(&mut self, limit: Duration, mut done: impl FnMut() -> bool) {
         let end = Instant::now() + limit;
@@ -179,17 +193,22 @@ impl Running {
         self.child.wait().unwrap();
     }
 
+    /// SIGTERM. It may have ended already.
+    pub(crate) fn ask_to_stop(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        // Not waited for yet: its number is nobody else's.
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
+    }
+
     /// SIGTERM, and wait for the end.
     pub(crate) fn stop(mut self) -> ExitStatus {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.ask_to_stop();
         self.wait()
     }
 
     /// SIGTERM; gives everything it said until its end.
     pub(crate) fn stop_and_listen(mut self) -> String {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.ask_to_stop();
         let ended = self.let_run(usize::MAX, LIMIT);
         assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
         self.said.join("\n")

@@ -28,12 +28,12 @@ impl Session {
         Ok(Self { config, store })
     }
 
-    /// The same, but makes the state directory if there is none yet. The owner's lock is not kept: a login may take
-    /// minutes, and the daemon must be able to start meanwhile.
+    /// The same, but makes the state directory if there is none yet, or if what made it was cut off halfway. The owner's
+    /// lock is not kept: a login may take minutes, and the daemon must be able to start meanwhile.
     pub(super) fn open_or_create(path: &Path) -> Result<Self, Failure> {
         let config = configured(path)?;
         let store = match app::open_store(&config) {
-            Err(StartError::State(OpenError::Missing(_))) => {
+            Err(StartError::State(OpenError::Missing(_) | OpenError::Older { .. })) => {
                 drop(app::take_ownership(&config)?);
                 app::open_store(&config)?
             }

@@ -5,6 +5,7 @@
 //! real disk to hold (`model`): all that was flushed, and of the rest any part. Files keep their inode numbers, as they
 //! do on a disk. What is modelled and what is not is in `docs/reliability.md`.
 
+mod login;
 mod model;
 
 use std::collections::{BTreeMap, HashMap};

@@ -209,7 +209,10 @@ fn drain(world: &World, made: &[String]) {
     let mut daemon: Running = world.daemon();
     // The last one that was killed may have left nothing to do: this one must not be stopped before it hears signals.
     daemon.wait_for(POLLING);
-    daemon.let_run_until(DRAINED_WITHIN, || world.is_drained(made));
+    daemon.let_run_until(DRAINED_WITHIN, || {
+        assert_eq!(stopped_sinks(world), [""; 0], "they wait for a person");
+        world.is_drained(made)
+    });
     assert!(daemon.stop().success());
     let once = world.run(&["run", "--once"]);
     assert!(
@@ -506,6 +509,14 @@ async fn without_a_crash_nothing_is_held_or_repeated() {
     for (sink, _) in SINKS {
         report.sink(sink).assert_kept(sink, Promise::Exact);
     }
+}
+
+fn stopped_sinks(world: &World) -> Vec<String> {
+    let c = rusqlite::Connection::open(world.ledger_path()).unwrap();
+    let sql = "SELECT stopped FROM sink WHERE stopped IS NOT NULL";
+    let mut stopped = c.prepare(sql).unwrap();
+    let words = stopped.query_map((), |row| row.get(0)).unwrap();
+    words.map(Result::unwrap).collect()
 }
 
 fn grants_that_need_a_login(world: &World) -> i64 {

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::receivers::{Promise, Sighting};
+use crate::witnesses::{Promise, Sighting};
 use crate::world::World;
 
 /// Where what was shown differs from what was made.

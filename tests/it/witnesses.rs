@@ -1,4 +1,4 @@
-//! Receivers that outlive every kill and every power cut: they are other machines. Each writes down what it saw before
+//! Witnesses: receivers that outlive every kill and every power cut, because they are other machines. Each writes down what it saw before
 //! it answers.
 //!
 //! The webhooks' receiver is a process of its own (this test binary, started with one test to run), the programs' is a
@@ -43,8 +43,8 @@ pub(crate) enum Promise {
     Resent,
 }
 
-/// The sinks of the loops. The file sink is every world's; a new kind is added here, in [`Receivers::sinks`] and in
-/// [`Receivers::seen`].
+/// The sinks of the loops. The file sink is every world's; a new kind is added here, in [`Witnesses::sinks`] and in
+/// [`Witnesses::seen`].
 pub(crate) const SINKS: [(&str, Promise); 5] = [
     ("log", Promise::Exact),
     ("hook-resent", Promise::Resent),
@@ -64,14 +64,14 @@ pub(crate) struct Sighting {
     pub(crate) digest: String,
 }
 
-/// The receivers of one world.
-pub(crate) struct Receivers {
+/// The witnesses of one world.
+pub(crate) struct Witnesses {
     directory: tempfile::TempDir,
     url: String,
     _webhooks: Running,
 }
 
-impl Receivers {
+impl Witnesses {
     pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         write_secret(
@@ -177,7 +177,7 @@ printf '%s %s %s\\n' \"$FULLSCRIPT_DELIVERY\" \"$FULLSCRIPT_EVENT_ID\" \"${sum% 
 fn receiver_process(directory: &Path) -> Running {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["receivers::a_receiver_writes_down", "--nocapture"])
+        .args(["witnesses::a_receiver_writes_down", "--nocapture"])
         .env(DIRECTORY, directory)
         // It ends when this process does, however that ends.
         .stdin(Stdio::piped());
@@ -228,11 +228,11 @@ async fn a_receiver_writes_down_what_it_saw_before_it_answers() {
     if let Some(directory) = std::env::var_os(DIRECTORY) {
         return receive(directory.into()).await;
     }
-    let receivers = Receivers::start();
+    let witnesses = Witnesses::start();
     let world = World::begin(
         fullscript_events::simulator::Options::default(),
         crate::world::Setup {
-            more: receivers.sinks(),
+            more: witnesses.sinks(),
             ..Default::default()
         },
     )
@@ -242,12 +242,12 @@ async fn a_receiver_writes_down_what_it_saw_before_it_answers() {
     let id = &world.vendor.make_events(1, oak, "patient.created")[0];
     world.cycle().await;
     for (sink, _) in SINKS {
-        let seen = receivers.seen(&world, sink);
+        let seen = witnesses.seen(&world, sink);
         let events: Vec<_> = seen.iter().map(|seen| &seen.event).collect();
         assert_eq!(events, [id], "{sink}");
     }
     let reply = world.vendor.reply_for(id).unwrap();
-    let seen = receivers.seen(&world, "hook-held");
+    let seen = witnesses.seen(&world, "hook-held");
     assert_eq!(seen[0].digest, sha256(reply.as_bytes()));
 }
 

@@ -250,16 +250,17 @@ async fn begin(plan: Plan, seed: u64) -> (World, Witnesses) {
         ..Options::default()
     };
     let witnesses = Witnesses::start();
-    let setup = Setup {
+    let mut setup = Setup {
         clinics: vec!["oak".to_owned(), "elm".to_owned()],
         poll: format!(
             "interval = \"1s\"\nfirst_run = \"30d\"\n\n\
              [poll.budget]\nrequests = {REQUESTS}\nwindow = \"{WINDOW_S}s\"\nreserve = 0\nbackfill = 0\n"
         ),
-        more: witnesses.sinks(),
         ..Setup::default()
     };
-    let world = World::begin(options, setup).await;
+    let world = World::begin(options, setup.clone()).await;
+    setup.more = witnesses.sinks(&world);
+    world.write_config(&setup);
     world.log_in().await;
     for clinic in &world.clinics {
         let month = Duration::from_hours(24 * 29);

@@ -21,7 +21,8 @@ use bytes::Bytes;
 use ring::digest;
 
 use crate::binary::Running;
-use crate::world::{World, id_of, write_secret};
+use crate::sqlite::{RECORDS, records, rows};
+use crate::world::{Setup, World, id_of, write_secret};
 
 /// Tells the test binary that it is a receiver, and where it writes down what it sees.
 const DIRECTORY: &str = "FULLSCRIPT_EVENTS_TEST_RECEIVER";
@@ -45,8 +46,9 @@ pub(crate) enum Promise {
 
 /// The sinks of the loops. The file sink is every world's; a new kind is added here, in [`Witnesses::sinks`] and in
 /// [`Witnesses::seen`].
-pub(crate) const SINKS: [(&str, Promise); 5] = [
+pub(crate) const SINKS: [(&str, Promise); 6] = [
     ("log", Promise::Exact),
+    ("records", Promise::Exact),
     ("hook-resent", Promise::Resent),
     ("hook-held", Promise::Held),
     ("program-resent", Promise::Resent),
@@ -94,7 +96,7 @@ impl Witnesses {
     }
 
     /// The sinks that lead here, for a configuration.
-    pub(crate) fn sinks(&self) -> String {
+    pub(crate) fn sinks(&self, world: &World) -> String {
         let hook = |name: &str, more: &str| {
             format!(
                 "[[sinks]]\nname = {name:?}\nkind = \"webhook\"\nclinics = [\"*\"]\nurl = \"{}/{name}\"\n\
@@ -112,6 +114,7 @@ impl Witnesses {
             )
         };
         [
+            records(&records_path(world)),
             hook("hook-resent", "on_doubt = \"resend\"\nconcurrency = 4"),
             hook("hook-held", "on_doubt = \"hold\"\nconcurrency = 2"),
             program("program-resent", "on_doubt = \"resend\"\nconcurrency = 2"),
@@ -126,9 +129,23 @@ impl Witnesses {
             let text = fs::read_to_string(world.log_path()).unwrap_or_default();
             return text.lines().map(Sighting::of_line).collect();
         }
+        if sink == "records" {
+            let seen = |(event, data): (String, String)| Sighting {
+                delivery: event.clone(),
+                event,
+                digest: sha256(data.as_bytes()),
+            };
+            let rows = rows(&records_path(world), RECORDS);
+            return rows.into_iter().map(seen).collect();
+        }
         let text = fs::read_to_string(self.path(sink)).unwrap_or_default();
         text.lines().map(Sighting::parse).collect()
     }
+}
+
+/// Where the sink `records` writes: on the daemon's own disk.
+fn records_path(world: &World) -> PathBuf {
+    world.directory.path().join("records.db")
 }
 
 impl Sighting {
@@ -229,14 +246,11 @@ async fn a_receiver_writes_down_what_it_saw_before_it_answers() {
         return receive(directory.into()).await;
     }
     let witnesses = Witnesses::start();
-    let world = World::begin(
-        fullscript_events::simulator::Options::default(),
-        crate::world::Setup {
-            more: witnesses.sinks(),
-            ..Default::default()
-        },
-    )
-    .await;
+    let options = fullscript_events::simulator::Options::default();
+    let mut setup = Setup::default();
+    let world = World::begin(options, setup.clone()).await;
+    setup.more = witnesses.sinks(&world);
+    world.write_config(&setup);
     world.log_in().await;
     let oak = &world.clinic("oak").clinic_id;
     let id = &world.vendor.make_events(1, oak, "patient.created")[0];

@@ -144,7 +144,7 @@ impl Files {
                 let (path, inode) = (entry.path(), entry.metadata().unwrap().ino());
                 if entry.file_type().unwrap().is_dir() {
                     folders.push(path);
-                } else if !is_index(&path) {
+                } else if entry.file_type().unwrap().is_file() && !is_index(&path) {
                     files.contents.insert(inode, fs::read(&path).unwrap());
                     files.names.insert(path, inode);
                 }
@@ -188,6 +188,5 @@ impl Files {
 
 /// The index of a write-ahead log is shared memory that happens to have a name: no power cut leaves it.
 fn is_index(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|extension| extension == "sqlite3-shm")
+    path.to_str().is_some_and(|path| path.ends_with("-shm"))
 }

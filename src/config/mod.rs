@@ -23,7 +23,7 @@ pub use self::load::{Loaded, load, parse};
 pub use self::presets::environments;
 pub use self::problem::{Invalid, Problem};
 pub use self::secret::{KeyBytes, Unreadable, shell_word};
-use crate::domain::{Category, ClinicId, ClinicName, OrderBy, Patterns, SinkName};
+use crate::domain::{Category, ClinicId, ClinicName, JsonPath, OrderBy, Patterns, SinkName};
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -257,7 +257,7 @@ pub enum SinkKind {
     /// A program per event.
     Exec(ExecSink),
     /// An HTTP POST per event.
-    Webhook(WebhookSink),
+    Webhook(Box<WebhookSink>),
 }
 
 impl SinkKind {
@@ -326,6 +326,8 @@ pub struct WebhookSink {
     pub url: Url,
     /// The shape of the body.
     pub format: WebhookFormat,
+    /// How much of an event it carries.
+    pub payload: WebhookPayload,
     /// How it is signed.
     pub signature: WebhookSignature,
     /// The token that the receiver must echo as `{"challenge": …}`; unchecked if absent.
@@ -349,6 +351,30 @@ pub enum WebhookFormat {
     Native,
     /// As [CloudEvents](https://cloudevents.io) 1.0 says, in structured mode.
     CloudEvents,
+}
+
+/// How much of an event a webhook carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WebhookPayload {
+    /// Its `data`, or a part of it.
+    Data {
+        /// Only what these name; all of it where there are none.
+        only: Vec<JsonPath>,
+        /// Nothing that these name.
+        redact: Vec<JsonPath>,
+    },
+    /// No `data` at all.
+    Ids,
+}
+
+impl Default for WebhookPayload {
+    /// All of `data`.
+    fn default() -> Self {
+        Self::Data {
+            only: Vec::new(),
+            redact: Vec::new(),
+        }
+    }
 }
 
 /// How a webhook is signed.

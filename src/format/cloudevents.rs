@@ -3,10 +3,9 @@
 //! `id` is Fullscript's id of the event and `source` names the clinic, so that the pair tells a repeat whatever delivered
 //! it, a person's resend included.
 
-use chrono::SecondsFormat;
 use serde::Serialize;
 
-use super::native::{NotAnEvent, with_data};
+use super::native::{NotAnEvent, data, time, with_data};
 use crate::domain::{ClinicId, Parcel};
 
 /// What the body says it is.
@@ -20,7 +19,8 @@ struct CloudEvent<'a> {
     #[serde(rename = "type")]
     event_type: String,
     time: String,
-    datacontenttype: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    datacontenttype: Option<&'static str>,
     // Extensions: their names may hold nothing but lower-case letters and digits.
     delivery: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -30,19 +30,22 @@ struct CloudEvent<'a> {
 /// `{"specversion":"1.0","id":…,"source":"/clinics/NAME","type":"com.fullscript.TYPE","time":…,"datacontenttype":…,
 /// "delivery":…,"clinicid":…,"data":…}`; `data` has the vendor's bytes, and an event without a clinic no `clinicid`.
 pub fn body(parcel: &Parcel) -> Result<Vec<u8>, NotAnEvent> {
+    body_with(parcel, Some(data(&parcel.body)?))
+}
+
+/// The same with `data` as it is given; without, neither `data` nor `datacontenttype`.
+pub fn body_with(parcel: &Parcel, data: Option<&str>) -> Result<Vec<u8>, NotAnEvent> {
     let event = CloudEvent {
         specversion: "1.0",
         id: parcel.event.as_str(),
         source: format!("/clinics/{}", parcel.clinic),
         event_type: format!("com.fullscript.{}", parcel.event_type),
-        time: parcel
-            .created_at
-            .to_rfc3339_opts(SecondsFormat::Millis, true),
-        datacontenttype: "application/json",
+        time: time(parcel),
+        datacontenttype: data.map(|_| "application/json"),
         delivery: parcel.delivery.to_string(),
         clinicid: parcel.clinic_id.as_ref().map(ClinicId::as_str),
     };
-    with_data(&event, &parcel.body)
+    with_data(&event, data)
 }
 
 #[cfg(test)]
@@ -78,5 +81,10 @@ mod tests {
         let product = body(&parcel(1, None)).unwrap();
         let read: serde_json::Value = serde_json::from_slice(&product).unwrap();
         assert!(read.get("clinicid").is_none());
+        let bare = body_with(&parcel(1, None), None).unwrap();
+        assert_eq!(
+            String::from_utf8(bare).unwrap(),
+            r#"{"specversion":"1.0","id":"e-1","source":"/clinics/oak-street","type":"com.fullscript.order.placed","time":"2026-01-01T00:00:00.500Z","delivery":"123"}"#
+        );
     }
 }

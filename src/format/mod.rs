@@ -5,10 +5,13 @@
 
 pub mod cloudevents;
 pub mod fullscript;
+pub mod minimum;
 pub mod native;
+mod payload;
 mod retry_after;
 pub mod signature;
 pub mod standard;
 
 pub use native::NotAnEvent;
+pub use payload::{NoBody, Payload};
 pub use retry_after::retry_after;

@@ -38,27 +38,40 @@ struct Event<'a> {
 /// `{"delivery":"123","id":…,"type":…,"created_at":…,"clinic":…,"clinic_id":…|null,"data":…}`, without a newline at
 /// its end; those inside `data` are the vendor's.
 pub fn body(parcel: &Parcel) -> Result<Vec<u8>, NotAnEvent> {
+    body_with(parcel, Some(data(&parcel.body)?))
+}
+
+/// The same with `data` as it is given; without, no `data` at all.
+pub fn body_with(parcel: &Parcel, data: Option<&str>) -> Result<Vec<u8>, NotAnEvent> {
     let native = Native {
         delivery: parcel.delivery.to_string(),
         id: parcel.event.as_str(),
         event_type: parcel.event_type.as_str(),
-        created_at: parcel
-            .created_at
-            .to_rfc3339_opts(SecondsFormat::Millis, true),
+        created_at: time(parcel),
         clinic: parcel.clinic.as_str(),
         clinic_id: parcel.clinic_id.as_ref().map(ClinicId::as_str),
     };
-    with_data(&native, &parcel.body)
+    with_data(&native, data)
 }
 
-/// An object that has members, and `data` behind them.
-pub(super) fn with_data(head: &impl Serialize, event: &EventBody) -> Result<Vec<u8>, NotAnEvent> {
-    let mut body = Vec::with_capacity(event.as_json().len() + ENVELOPE);
+/// When the event happened, as the contract writes it.
+pub(super) fn time(parcel: &Parcel) -> String {
+    parcel
+        .created_at
+        .to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// An object that has members, and `data` behind them, if there is any.
+pub(super) fn with_data(head: &impl Serialize, data: Option<&str>) -> Result<Vec<u8>, NotAnEvent> {
+    let mut body = Vec::with_capacity(data.map_or(0, str::len) + ENVELOPE);
     serde_json::to_writer(&mut body, head).map_err(|_: serde_json::Error| NotAnEvent)?;
+    let Some(data) = data else {
+        return Ok(body);
+    };
     // The object is opened again for its last member, which goes in as it is.
     body.pop();
     body.extend_from_slice(br#","data":"#);
-    body.extend_from_slice(data(event)?.as_bytes());
+    body.extend_from_slice(data.as_bytes());
     body.push(b'}');
     Ok(body)
 }

@@ -149,7 +149,7 @@ impl AnySink {
                         .map(|reference| secret("challenge", reference))
                         .transpose()?,
                 };
-                WebhookSink::new(settings.clone(), secrets, http)
+                WebhookSink::new((**settings).clone(), secrets, http)
                     .map(|sink| Self::Webhook(Box::new(sink)))
                     .map_err(|source| OpenError::Webhook {
                         sink: name(),
@@ -237,16 +237,17 @@ mod tests {
             on_doubt: OnDoubt::Hold,
             order_by: OrderBy::None,
             order_wait: Duration::from_hours(1),
-            kind: SinkKind::Webhook(config::WebhookSink {
+            kind: SinkKind::Webhook(Box::new(config::WebhookSink {
                 url: "http://localhost/".parse().unwrap(),
                 format: WebhookFormat::Native,
+                payload: config::WebhookPayload::default(),
                 signature,
                 challenge: None,
                 timeout: Duration::from_secs(1),
                 concurrency: 1,
                 allow_nets: Vec::new(),
                 insecure_http: false,
-            }),
+            })),
         }
     }
 

@@ -617,3 +617,52 @@ fn a_database_has_a_table_or_a_statement_and_belongs_to_one_sink() {
       wanted: a file of its own: another sink writes to this one
     "#);
 }
+
+/// What is told of each webhook sink, one after another.
+fn told_of_webhooks(settings: &[&str]) -> String {
+    let mut told = Vec::new();
+    for more in settings {
+        let sink = format!(
+            "[[sinks]]\nname = \"a\"\nkind = \"webhook\"\nurl = \"https://ehr.example/\"\nsignature = \"none\"\n{more}\n"
+        );
+        let invalid = with(&sink).unwrap_err();
+        told.extend(invalid.problems.iter().map(Problem::to_string));
+    }
+    let told = told.join("\n");
+    assert!(!told.contains("s3cr3t"), "{told}");
+    told
+}
+
+#[test]
+fn what_a_webhook_leaves_out_is_named_by_paths_that_can_be_followed() {
+    insta::assert_snapshot!(told_of_webhooks(&[
+        "payload = \"id\"",
+        "payload = \"ids\"\nredact = [\"$..email\"]",
+        "redact = [\"patient.email\", \"$\", \"$.items[0]\"]",
+        "only = []",
+        "only = \"$.patient\"",
+    ]), @r#"
+    sinks[0].payload (line 17)
+      found:  "id"
+      wanted: one of full, ids
+      did you mean "ids"?
+    sinks[0].redact (line 18)
+      found:  redact beside payload = "ids"
+      wanted: one of the two: without data there is nothing to choose from
+    sinks[0].redact[0] (line 17)
+      found:  "patient.email"
+      wanted: a path into data, such as "$.patient.email", "$.line_items[*].type" or "$..email": it does not begin with $
+    sinks[0].redact[1] (line 17)
+      found:  "$"
+      wanted: a path into data, such as "$.patient.email", "$.line_items[*].type" or "$..email": it names no member of data
+    sinks[0].redact[2] (line 17)
+      found:  "$.items[0]"
+      wanted: a path into data, such as "$.patient.email", "$.line_items[*].type" or "$..email": "[0]" in it is not taken: only .name, ['name'], .*, [*] and ..name are, one name in each bracket
+    sinks[0].only (line 17)
+      found:  an empty list
+      wanted: at least one entry, or no such key
+    sinks[0].only (line 17)
+      found:  "$.patient"
+      wanted: a list, such as ["…"]
+    "#);
+}

@@ -4,6 +4,7 @@
 //! It prevents counting a failure as delivered, and calling something *not sent* that may have arrived: only failures
 //! from before the request was written are that.
 
+mod request;
 mod resolve;
 mod verdict;
 
@@ -12,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use http::header::CONTENT_TYPE;
 use reqwest::Client;
 use secrecy::SecretString;
 use url::Host;
@@ -20,9 +20,9 @@ use url::Host;
 use self::resolve::FilteringResolver;
 use super::address::{NetError, Policy, Refused};
 use super::{Delivered, Sink, Stopped};
-use crate::config::{self, WebhookFormat};
+use crate::config::{self, WebhookPayload};
 use crate::domain::{Outcome, Parcel};
-use crate::format::{NotAnEvent, cloudevents, fullscript, native, signature, standard};
+use crate::format::{Payload, standard};
 use crate::http as client;
 
 /// How long a connection may take to open, if the sink's time-out is not shorter.
@@ -68,6 +68,7 @@ pub enum Signing {
 /// The sink of `kind = "webhook"`.
 pub struct WebhookSink {
     settings: config::WebhookSink,
+    payload: Payload,
     secrets: Secrets,
     policy: Policy,
     client: Client,
@@ -90,8 +91,13 @@ impl WebhookSink {
             .dns_resolver(Arc::new(FilteringResolver::new(receiver, policy.clone())))
             .build()
             .map_err(WebhookError::Build)?;
+        let payload = match settings.payload.clone() {
+            WebhookPayload::Ids => Payload::Ids,
+            WebhookPayload::Data { only, redact } => Payload::of_paths(only, redact),
+        };
         Ok(Self {
             settings,
+            payload,
             secrets,
             policy,
             client,
@@ -106,21 +112,6 @@ impl WebhookSink {
             Some(Host::Domain(_)) | None => return Ok(()),
         };
         self.policy.check(address)
-    }
-
-    fn body(&self, parcel: &Parcel) -> Result<Vec<u8>, NotAnEvent> {
-        match self.settings.format {
-            WebhookFormat::Fullscript => Ok(fullscript::body(&parcel.body)),
-            WebhookFormat::Native => native::body(parcel),
-            WebhookFormat::CloudEvents => cloudevents::body(parcel),
-        }
-    }
-
-    fn content_type(&self) -> &'static str {
-        match self.settings.format {
-            WebhookFormat::Fullscript | WebhookFormat::Native => "application/json",
-            WebhookFormat::CloudEvents => cloudevents::CONTENT_TYPE,
-        }
     }
 
     async fn attempt(&self, parcel: &Parcel, now: DateTime<Utc>) -> Outcome {
@@ -138,29 +129,7 @@ impl WebhookSink {
                 };
             }
         };
-        let mut request = self
-            .client
-            .post(self.settings.url.clone())
-            .header(CONTENT_TYPE, self.content_type())
-            // As bytes: an id of the vendor may be more than ASCII.
-            .header("x-event-id", parcel.event.as_str().as_bytes())
-            .header("x-delivery-attempt", parcel.attempt);
-        match &self.secrets.signing {
-            Signing::None => {}
-            Signing::Fullscript(secret) => {
-                request =
-                    request.header(signature::HEADER, signature::fullscript(secret, now, &body));
-            }
-            Signing::Standard(keys) => {
-                let id = standard::id(parcel.delivery, &parcel.event);
-                let signatures = standard::signatures(keys, &id, now, &body);
-                request = request
-                    .header(standard::ID, id)
-                    .header(standard::TIMESTAMP, now.timestamp())
-                    .header(standard::SIGNATURE, signatures);
-            }
-        }
-        match request.body(body).send().await {
+        match self.post(parcel, body, now).send().await {
             Ok(response) => verdict::answered(response, self.secrets.challenge.as_ref(), now).await,
             Err(error) => verdict::unanswered(&error),
         }

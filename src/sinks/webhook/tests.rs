@@ -11,8 +11,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::config::WebhookSignature;
-use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType};
+use crate::config::{WebhookFormat, WebhookSignature};
+use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType, JsonPath};
+use crate::format::{cloudevents, native, signature};
 
 const TIMEOUT: Duration = Duration::from_millis(200);
 const EVENT: &str = r#"{"id":"e-7","data":{"a":1.0}}"#;
@@ -21,6 +22,7 @@ fn settings(url: &str) -> config::WebhookSink {
     config::WebhookSink {
         url: url.parse().unwrap(),
         format: WebhookFormat::Fullscript,
+        payload: WebhookPayload::default(),
         signature: WebhookSignature::None,
         challenge: None,
         timeout: TIMEOUT,
@@ -304,4 +306,89 @@ async fn a_standard_webhook_has_one_id_and_on_each_attempt_its_time_and_a_signat
         assert_eq!(headers["webhook-signature"], signatures);
         assert!(!headers.contains_key(signature::HEADER));
     }
+}
+
+#[tokio::test]
+async fn a_payload_is_cut_down_in_every_format_and_the_same_on_each_attempt() {
+    const WHOLE: &str = r#"{"id":"e-7","patient":"Ada-0","data":{"patient":{"id":"p-1","email":"Ada-1","discount":1.10,"e\u006dail":"Ada-2"},"note":"Ada-3"}}"#;
+    let path = |text| vec![JsonPath::new(text).unwrap()];
+    let cut = WebhookPayload::Data {
+        only: path("$.patient"),
+        redact: path("$..email"),
+    };
+    let data = r#","data":{"patient":{"id":"p-1","discount":1.10}}}"#;
+    let deeper = format!("{data}}}");
+    let mut tasks = JoinSet::new();
+    for (format, payload, end) in [
+        (WebhookFormat::Fullscript, cut.clone(), deeper.as_str()),
+        (WebhookFormat::Native, cut.clone(), data),
+        (WebhookFormat::CloudEvents, cut, data),
+        (WebhookFormat::Fullscript, WebhookPayload::Ids, ".000Z\"}}"),
+        (
+            WebhookFormat::Native,
+            WebhookPayload::Ids,
+            "\"clinic_id\":null}",
+        ),
+        (
+            WebhookFormat::CloudEvents,
+            WebhookPayload::Ids,
+            "\"delivery\":\"7\"}",
+        ),
+    ] {
+        let seen = Seen::default();
+        let settings = config::WebhookSink {
+            format,
+            payload,
+            timeout: Duration::from_secs(5),
+            ..settings(&keeping_receiver(&seen, &mut tasks).await)
+        };
+        let sink =
+            WebhookSink::new(settings, Secrets::default(), &config::Http::default()).unwrap();
+        for attempt in 1..=2 {
+            let parcel = Parcel {
+                body: EventBody::from_json(WHOLE),
+                ..parcel(attempt)
+            };
+            let delivered = sink.deliver(&[parcel], at(0)).await.unwrap();
+            assert_eq!(delivered.outcomes, [Outcome::Yes]);
+        }
+        let seen = seen.lock().unwrap();
+        let [(_, first), (_, second)] = &seen[..] else {
+            panic!("{} requests", seen.len())
+        };
+        let text = std::str::from_utf8(first).unwrap();
+        assert!(text.ends_with(end), "{text}");
+        assert!(!text.contains("Ada"), "{text}");
+        assert!(text.contains("\"id\":\"e-7\"") && text.contains("order.placed"));
+        assert!(serde_json::from_str::<serde_json::Value>(text).is_ok());
+        assert_eq!(first, second);
+    }
+}
+
+#[tokio::test]
+async fn data_that_cannot_be_cut_down_is_not_sent_at_all() {
+    let seen = Seen::default();
+    let mut tasks = JoinSet::new();
+    let settings = config::WebhookSink {
+        payload: WebhookPayload::Data {
+            only: Vec::new(),
+            redact: vec![JsonPath::new("$..email").unwrap()],
+        },
+        ..settings(&keeping_receiver(&seen, &mut tasks).await)
+    };
+    let sink = WebhookSink::new(settings, Secrets::default(), &config::Http::default()).unwrap();
+    let deep = "[".repeat(1000) + &"]".repeat(1000);
+    let parcel = Parcel {
+        body: EventBody::from_json(format!("{{\"data\":{deep}}}")),
+        ..parcel(1)
+    };
+    let outcome = sink
+        .deliver(&[parcel], at(0))
+        .await
+        .unwrap()
+        .outcomes
+        .remove(0);
+    assert_eq!(kind(&outcome), ("no", None));
+    assert!(format!("{outcome:?}").contains("deeper"), "{outcome:?}");
+    assert!(seen.lock().unwrap().is_empty());
 }

@@ -38,6 +38,9 @@ const KEYS: [(&str, &[&str]); 5] = [
         &[
             "url",
             "format",
+            "payload",
+            "only",
+            "redact",
             "signature",
             "secret",
             "old_secret",
@@ -57,7 +60,7 @@ pub(super) fn read(section: &Section<'_>, kind: Kind) -> Option<SinkKind> {
         Kind::File => file::read(section).map(SinkKind::File),
         Kind::Sqlite => sqlite::read(section).map(SinkKind::Sqlite),
         Kind::Exec => exec::read(section).map(SinkKind::Exec),
-        Kind::Webhook => webhook::read(section).map(SinkKind::Webhook),
+        Kind::Webhook => webhook::read(section).map(|read| SinkKind::Webhook(Box::new(read))),
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::super::super::poll::concurrency;
 use super::super::super::values::{self, span};
 use crate::config::file::{Field, Section};
-use crate::config::{SecretRef, WebhookFormat, WebhookSignature, WebhookSink};
+use crate::config::{SecretRef, WebhookFormat, WebhookPayload, WebhookSignature, WebhookSink};
+use crate::domain::JsonPath;
 
 pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
     let insecure_http = section.or("insecure_http", false, Field::boolean);
@@ -35,6 +36,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
             ],
         )
     });
+    let payload = payload(section);
     let signature = signature(section);
     let challenge = section.field("challenge").as_ref().and_then(values::secret);
     let timeout = section.or("timeout", Duration::from_secs(30), |f| {
@@ -45,6 +47,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
     Some(WebhookSink {
         url: url?,
         format,
+        payload,
         signature: signature?,
         challenge,
         timeout,
@@ -52,6 +55,44 @@ pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
         allow_nets,
         insecure_http,
     })
+}
+
+fn payload(section: &Section<'_>) -> WebhookPayload {
+    let ids = section.or("payload", false, |field| {
+        values::choice(field, &[("full", false), ("ids", true)])
+    });
+    let [only, redact] = ["only", "redact"].map(|key| {
+        let field = section.field(key)?;
+        if ids {
+            field.place.problem(
+                format_args!("{key} beside payload = \"ids\""),
+                "one of the two: without data there is nothing to choose from",
+            );
+        }
+        paths(&field)
+    });
+    if ids {
+        return WebhookPayload::Ids;
+    }
+    WebhookPayload::Data {
+        only: only.unwrap_or_default(),
+        redact: redact.unwrap_or_default(),
+    }
+}
+
+fn paths(field: &Field<'_>) -> Option<Vec<JsonPath>> {
+    let mut paths = Vec::new();
+    for member in field.list()? {
+        match JsonPath::new(member.text()?) {
+            Ok(path) => paths.push(path),
+            Err(error) => {
+                member.refuse::<()>(format_args!(
+                    "a path into data, such as \"$.patient.email\", \"$.line_items[*].type\" or \"$..email\": {error}"
+                ));
+            }
+        }
+    }
+    Some(paths)
 }
 
 #[derive(Clone, Copy, PartialEq)]

@@ -1,0 +1,64 @@
+//! The request of one attempt: its body, which is the same on every attempt, and its headers, of which the attempt's
+//! number and the signature are its own.
+
+use chrono::{DateTime, Utc};
+use http::header::CONTENT_TYPE;
+use reqwest::RequestBuilder;
+
+use super::{Signing, WebhookSink};
+use crate::config::WebhookFormat;
+use crate::domain::Parcel;
+use crate::format::{NoBody, Payload, cloudevents, fullscript, native, signature, standard};
+
+impl WebhookSink {
+    pub(super) fn body(&self, parcel: &Parcel) -> Result<Vec<u8>, NoBody> {
+        if let (WebhookFormat::Fullscript, Payload::Full) = (self.settings.format, &self.payload) {
+            return Ok(fullscript::body(&parcel.body));
+        }
+        let data = self.payload.data(&parcel.body)?;
+        let body = match self.settings.format {
+            WebhookFormat::Fullscript => fullscript::reduced(parcel, data.as_deref()),
+            WebhookFormat::Native => native::body_with(parcel, data.as_deref()),
+            WebhookFormat::CloudEvents => cloudevents::body_with(parcel, data.as_deref()),
+        };
+        Ok(body?)
+    }
+
+    fn content_type(&self) -> &'static str {
+        match self.settings.format {
+            WebhookFormat::Fullscript | WebhookFormat::Native => "application/json",
+            WebhookFormat::CloudEvents => cloudevents::CONTENT_TYPE,
+        }
+    }
+
+    /// The attempt, ready to be sent.
+    pub(super) fn post(
+        &self,
+        parcel: &Parcel,
+        body: Vec<u8>,
+        now: DateTime<Utc>,
+    ) -> RequestBuilder {
+        let request = self
+            .client
+            .post(self.settings.url.clone())
+            .header(CONTENT_TYPE, self.content_type())
+            // As bytes: an id of the vendor may be more than ASCII.
+            .header("x-event-id", parcel.event.as_str().as_bytes())
+            .header("x-delivery-attempt", parcel.attempt);
+        let request = match &self.secrets.signing {
+            Signing::None => request,
+            Signing::Fullscript(secret) => {
+                request.header(signature::HEADER, signature::fullscript(secret, now, &body))
+            }
+            Signing::Standard(keys) => {
+                let id = standard::id(parcel.delivery, &parcel.event);
+                let signatures = standard::signatures(keys, &id, now, &body);
+                request
+                    .header(standard::ID, id)
+                    .header(standard::TIMESTAMP, now.timestamp())
+                    .header(standard::SIGNATURE, signatures)
+            }
+        };
+        request.body(body)
+    }
+}

@@ -347,6 +347,8 @@ pub struct WebhookSink {
 pub enum WebhookFormat {
     /// `{"event": …}`, as Fullscript posts it (`fullscript-api.md` §6).
     Fullscript,
+    /// `{"event_payload":{"event": …}}`, as the vendor's guide shows it (`fullscript-api.md` §6).
+    EventPayload,
     /// This program's own shape, the same as a line of a file sink.
     Native,
     /// As [CloudEvents](https://cloudevents.io) 1.0 says, in structured mode.

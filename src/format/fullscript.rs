@@ -10,6 +10,11 @@ pub fn body(event: &EventBody) -> Vec<u8> {
     format!(r#"{{"event":{}}}"#, event.as_json()).into_bytes()
 }
 
+/// A body inside `{"event_payload":…}`, as the vendor's guide shows it and its signing page does not.
+pub fn wrapped(body: &[u8]) -> Vec<u8> {
+    [br#"{"event_payload":"#, body, b"}"].concat()
+}
+
 #[derive(Serialize)]
 struct Event<'a> {
     id: &'a str,
@@ -42,6 +47,8 @@ mod tests {
         let raw = "{ \"b\":1.0,\n\"a\":\"\\u00e9 é\" }";
         let body = body(&EventBody::from_json(raw));
         assert_eq!(body, format!("{{\"event\":{raw}}}").as_bytes());
+        let inside = format!("{{\"event_payload\":{{\"event\":{raw}}}}}");
+        assert_eq!(wrapped(&body), inside.as_bytes());
     }
 
     #[test]

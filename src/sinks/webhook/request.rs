@@ -12,21 +12,29 @@ use crate::format::{NoBody, Payload, cloudevents, fullscript, native, signature,
 
 impl WebhookSink {
     pub(super) fn body(&self, parcel: &Parcel) -> Result<Vec<u8>, NoBody> {
-        if let (WebhookFormat::Fullscript, Payload::Full) = (self.settings.format, &self.payload) {
+        let data = || self.payload.data(&parcel.body);
+        let body = match self.settings.format {
+            WebhookFormat::Fullscript => self.as_fullscript(parcel)?,
+            WebhookFormat::EventPayload => fullscript::wrapped(&self.as_fullscript(parcel)?),
+            WebhookFormat::Native => native::body_with(parcel, data()?.as_deref())?,
+            WebhookFormat::CloudEvents => cloudevents::body_with(parcel, data()?.as_deref())?,
+        };
+        Ok(body)
+    }
+
+    fn as_fullscript(&self, parcel: &Parcel) -> Result<Vec<u8>, NoBody> {
+        if let Payload::Full = self.payload {
             return Ok(fullscript::body(&parcel.body));
         }
         let data = self.payload.data(&parcel.body)?;
-        let body = match self.settings.format {
-            WebhookFormat::Fullscript => fullscript::reduced(parcel, data.as_deref()),
-            WebhookFormat::Native => native::body_with(parcel, data.as_deref()),
-            WebhookFormat::CloudEvents => cloudevents::body_with(parcel, data.as_deref()),
-        };
-        Ok(body?)
+        Ok(fullscript::reduced(parcel, data.as_deref())?)
     }
 
     fn content_type(&self) -> &'static str {
         match self.settings.format {
-            WebhookFormat::Fullscript | WebhookFormat::Native => "application/json",
+            WebhookFormat::Fullscript | WebhookFormat::EventPayload | WebhookFormat::Native => {
+                "application/json"
+            }
             WebhookFormat::CloudEvents => cloudevents::CONTENT_TYPE,
         }
     }

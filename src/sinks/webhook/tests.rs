@@ -224,6 +224,7 @@ async fn each_attempt_has_the_same_bytes_and_a_signature_of_its_own_time() {
     let url = keeping_receiver(&seen, &mut tasks).await;
     for format in [
         WebhookFormat::Fullscript,
+        WebhookFormat::EventPayload,
         WebhookFormat::Native,
         WebhookFormat::CloudEvents,
     ] {
@@ -245,15 +246,18 @@ async fn each_attempt_has_the_same_bytes_and_a_signature_of_its_own_time() {
     let seen = seen.lock().unwrap();
     let bodies: Vec<_> = seen.iter().map(|(_, body)| body.as_ref()).collect();
     let fullscript = format!("{{\"event\":{EVENT}}}").into_bytes();
+    let wrapped = format!("{{\"event_payload\":{{\"event\":{EVENT}}}}}").into_bytes();
     let native = native::body(&parcel(1)).unwrap();
     let cloud = cloudevents::body(&parcel(1)).unwrap();
     assert_eq!(
         bodies,
-        [&fullscript, &fullscript, &native, &native, &cloud, &cloud]
+        [&fullscript, &wrapped, &native, &cloud]
+            .map(|body| [body, body])
+            .concat()
     );
     for (n, (headers, body)) in seen.iter().enumerate() {
         let attempt = i64::try_from(n % 2 + 1).unwrap();
-        let json = if n < 4 {
+        let json = if n < 6 {
             "application/json"
         } else {
             "application/cloudevents+json; charset=utf-8"
@@ -321,6 +325,11 @@ async fn a_payload_is_cut_down_in_every_format_and_the_same_on_each_attempt() {
     let mut tasks = JoinSet::new();
     for (format, payload, end) in [
         (WebhookFormat::Fullscript, cut.clone(), deeper.as_str()),
+        (
+            WebhookFormat::EventPayload,
+            WebhookPayload::Ids,
+            ".000Z\"}}}",
+        ),
         (WebhookFormat::Native, cut.clone(), data),
         (WebhookFormat::CloudEvents, cut, data),
         (WebhookFormat::Fullscript, WebhookPayload::Ids, ".000Z\"}}"),

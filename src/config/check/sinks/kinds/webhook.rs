@@ -31,6 +31,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
             field,
             &[
                 ("fullscript", WebhookFormat::Fullscript),
+                ("event_payload", WebhookFormat::EventPayload),
                 ("native", WebhookFormat::Native),
                 ("cloudevents", WebhookFormat::CloudEvents),
             ],

@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderMap;
 use url::Url;
 
 pub use self::duration::{parse_duration, show_duration};
@@ -63,6 +64,13 @@ impl Config {
                     }
                     WebhookSignature::None => {}
                 }
+                match &webhook.auth {
+                    Some(WebhookAuth::Basic { password, .. }) => {
+                        add("auth.password", password, Holds::Password);
+                    }
+                    Some(WebhookAuth::Bearer(token)) => add("auth.bearer", token, Holds::Token),
+                    None => {}
+                }
                 if let Some(challenge) = &webhook.challenge {
                     add("challenge", challenge, Holds::Text);
                 }
@@ -79,6 +87,10 @@ pub enum Holds {
     Text,
     /// A key of Standard Webhooks.
     SigningKey,
+    /// A token that a header can carry.
+    Token,
+    /// A password without control characters.
+    Password,
 }
 
 /// `[app]`: one Fullscript app (`fullscript-api.md` §3, §4).
@@ -330,6 +342,10 @@ pub struct WebhookSink {
     pub payload: WebhookPayload,
     /// How it is signed.
     pub signature: WebhookSignature,
+    /// Further headers of each request. None of them is secret, nor one that the program sets itself.
+    pub headers: HeaderMap,
+    /// Who is asking, if the receiver wants to know.
+    pub auth: Option<WebhookAuth>,
     /// The token that the receiver must echo as `{"challenge": …}`; unchecked if absent.
     pub challenge: Option<SecretRef>,
     /// How long one attempt may take.
@@ -393,6 +409,20 @@ pub enum WebhookSignature {
     },
     /// Not at all.
     None,
+}
+
+/// Who is asking, in a webhook's `Authorization` header.
+#[derive(Clone, Debug)]
+pub enum WebhookAuth {
+    /// A user and a password.
+    Basic {
+        /// The user.
+        user: String,
+        /// The password.
+        password: SecretRef,
+    },
+    /// A token.
+    Bearer(SecretRef),
 }
 
 /// Where a secret is to be found. Never the secret itself.

@@ -3,6 +3,7 @@
 //! A body is a function of the event and its delivery alone, never of the attempt, so that a receiver sees the same
 //! bytes however often it is tried.
 
+pub mod authorization;
 pub mod cloudevents;
 pub mod fullscript;
 pub mod minimum;

@@ -9,8 +9,9 @@ use super::{
     Checkpoint, Delivered, ExecSink, FileSink, Orphan, Resumed, Secrets, SharedRecorder, Signing,
     Sink, SqliteSink, StdoutError, StdoutSink, Stopped, WebhookError, WebhookSink,
 };
-use crate::config::{self, SecretRef, SinkKind, WebhookSignature};
+use crate::config::{self, SecretRef, SinkKind, WebhookAuth, WebhookSignature};
 use crate::domain::{Parcel, SinkName};
+use crate::format::authorization;
 use crate::format::standard::{self, NotAKey};
 
 /// A sink of any kind.
@@ -27,6 +28,17 @@ pub enum AnySink {
     Webhook(Box<WebhookSink>),
 }
 
+/// What a secret is not.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// A key of Standard Webhooks.
+    #[error("holds no signing key: {0}; wanted is {wanted}", wanted = standard::WANTED)]
+    Key(#[from] NotAKey),
+    /// What a header can carry.
+    #[error(transparent)]
+    Authorization(#[from] authorization::Unsendable),
+}
+
 /// Why a configured sink cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -41,12 +53,9 @@ pub enum OpenError {
         #[source]
         source: config::Unreadable,
     },
-    /// A secret was read and is not the key that it should be.
-    #[error(
-        "sink {sink}: {setting}: {reference} holds no signing key: {source}; wanted is {}",
-        standard::WANTED
-    )]
-    Key {
+    /// A secret was read and is not what it should be.
+    #[error("sink {sink}: {setting}: {reference} {source}")]
+    Unusable {
         /// The sink.
         sink: SinkName,
         /// Where the configuration refers to the secret.
@@ -55,7 +64,7 @@ pub enum OpenError {
         reference: SecretRef,
         /// Why.
         #[source]
-        source: NotAKey,
+        source: Unusable,
     },
     /// Standard output is not fit for it.
     #[error("sink {sink}: {source}")]
@@ -87,13 +96,6 @@ impl AnySink {
         recorder: &SharedRecorder,
     ) -> Result<Self, OpenError> {
         let name = || sink.name.clone();
-        let secret = |setting, reference: &SecretRef| {
-            reference.read().map_err(|source| OpenError::Secret {
-                sink: name(),
-                setting,
-                source,
-            })
-        };
         match &sink.kind {
             SinkKind::File(settings) => Ok(Self::File(FileSink::new(name(), settings.clone()))),
             SinkKind::Sqlite(settings) => {
@@ -117,38 +119,7 @@ impl AnySink {
                     })
             }
             SinkKind::Webhook(settings) => {
-                let key = |setting, reference: &SecretRef| {
-                    let text = secret(setting, reference)?;
-                    standard::Key::parse(&text).map_err(|source| OpenError::Key {
-                        sink: name(),
-                        setting,
-                        reference: reference.clone(),
-                        source,
-                    })
-                };
-                let signing = match &settings.signature {
-                    WebhookSignature::Fullscript(reference) => {
-                        Signing::Fullscript(secret("signature", reference)?)
-                    }
-                    WebhookSignature::Standard {
-                        secret: current,
-                        old_secret,
-                    } => {
-                        let mut keys = vec![key("secret", current)?];
-                        if let Some(old) = old_secret {
-                            keys.push(key("old_secret", old)?);
-                        }
-                        Signing::Standard(keys)
-                    }
-                    WebhookSignature::None => Signing::None,
-                };
-                let challenge = settings.challenge.as_ref();
-                let secrets = Secrets {
-                    signing,
-                    challenge: challenge
-                        .map(|reference| secret("challenge", reference))
-                        .transpose()?,
-                };
+                let secrets = webhook_secrets(&sink.name, settings)?;
                 WebhookSink::new((**settings).clone(), secrets, http)
                     .map(|sink| Self::Webhook(Box::new(sink)))
                     .map_err(|source| OpenError::Webhook {
@@ -158,6 +129,61 @@ impl AnySink {
             }
         }
     }
+}
+
+/// Reads what a webhook's configuration refers to, and what it has to be.
+fn webhook_secrets(sink: &SinkName, settings: &config::WebhookSink) -> Result<Secrets, OpenError> {
+    let secret = |setting, reference: &SecretRef| {
+        reference.read().map_err(|source| OpenError::Secret {
+            sink: sink.clone(),
+            setting,
+            source,
+        })
+    };
+    let unusable = |setting, reference: &SecretRef, source| OpenError::Unusable {
+        sink: sink.clone(),
+        setting,
+        reference: reference.clone(),
+        source,
+    };
+    let key = |setting, reference: &SecretRef| {
+        let key = standard::Key::parse(&secret(setting, reference)?);
+        key.map_err(|source| unusable(setting, reference, source.into()))
+    };
+    let signing = match &settings.signature {
+        WebhookSignature::Fullscript(reference) => {
+            Signing::Fullscript(secret("signature", reference)?)
+        }
+        WebhookSignature::Standard {
+            secret: current,
+            old_secret,
+        } => {
+            let mut keys = vec![key("secret", current)?];
+            if let Some(old) = old_secret {
+                keys.push(key("old_secret", old)?);
+            }
+            Signing::Standard(keys)
+        }
+        WebhookSignature::None => Signing::None,
+    };
+    let authorization = match &settings.auth {
+        Some(WebhookAuth::Basic { user, password }) => {
+            let value = authorization::basic(user, &secret("auth.password", password)?);
+            Some(value.map_err(|source| unusable("auth.password", password, source.into()))?)
+        }
+        Some(WebhookAuth::Bearer(token)) => {
+            let value = authorization::bearer(&secret("auth.bearer", token)?);
+            Some(value.map_err(|source| unusable("auth.bearer", token, source.into()))?)
+        }
+        None => None,
+    };
+    let challenge = settings.challenge.as_ref();
+    let challenge = challenge.map(|reference| secret("challenge", reference));
+    Ok(Secrets {
+        signing,
+        authorization,
+        challenge: challenge.transpose()?,
+    })
 }
 
 impl Sink for AnySink {
@@ -242,6 +268,8 @@ mod tests {
                 format: WebhookFormat::Native,
                 payload: config::WebhookPayload::default(),
                 signature,
+                headers: http::HeaderMap::new(),
+                auth: None,
                 challenge: None,
                 timeout: Duration::from_secs(1),
                 concurrency: 1,
@@ -252,9 +280,13 @@ mod tests {
     }
 
     fn complaint(signature: WebhookSignature) -> String {
+        refusal(&sink(signature))
+    }
+
+    fn refusal(sink: &config::Sink) -> String {
         let http = config::Http::default();
         let nobody: SharedRecorder = Arc::new(Unrecorded);
-        let opened = AnySink::open(&sink(signature), &http, Path::new("/nowhere"), &nobody);
+        let opened = AnySink::open(sink, &http, Path::new("/nowhere"), &nobody);
         opened.err().unwrap().to_string()
     }
 
@@ -304,6 +336,38 @@ mod tests {
                 !error.contains("s3cr3t") && !error.contains("czNj"),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn a_secret_that_no_header_can_carry_names_the_setting_and_is_not_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("secret");
+        fs::write(&path, "s3cr3t\u{7}s3cr3t").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let reference = || SecretRef::File(path.clone());
+        let user = "relay".to_owned();
+        for (auth, words) in [
+            (
+                WebhookAuth::Bearer(reference()),
+                "auth.bearer: file / holds no token",
+            ),
+            (
+                WebhookAuth::Basic {
+                    user,
+                    password: reference(),
+                },
+                "auth.password: file / holds no password",
+            ),
+        ] {
+            let mut sink = sink(WebhookSignature::None);
+            if let SinkKind::Webhook(settings) = &mut sink.kind {
+                settings.auth = Some(auth);
+            }
+            let error = refusal(&sink);
+            let error = error.replace(path.to_str().unwrap(), "/");
+            assert!(error.contains(words), "{error}");
+            assert!(!error.contains("s3cr3t"), "{error}");
         }
     }
 }

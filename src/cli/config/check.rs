@@ -2,14 +2,16 @@
 
 use std::path::Path;
 
+use http::HeaderValue;
 use serde_json::json;
 
 use super::{CommandResult, Exit, Failure};
 use crate::config::{
-    self, ClinicSelection, Config, FirstRun, Holds, Invalid, Loaded, Problem, Sink, Unreadable,
-    show_duration,
+    self, ClinicSelection, Config, FirstRun, Holds, Invalid, Loaded, Problem, SecretRef, Sink,
+    Unreadable, show_duration,
 };
 use crate::domain::{Category, ClinicName, Pattern};
+use crate::format::authorization::{self, Unsendable};
 use crate::format::standard;
 
 /// The version of what `--json` prints.
@@ -56,8 +58,20 @@ fn secrets(config: &Config) -> Vec<Problem> {
             let found = format!("{secret} holds no signing key: {error}");
             Some(warning(key, found, standard::WANTED))
         }
+        (Ok(text), Holds::Token) => unsendable(key, secret, authorization::bearer(&text)),
+        (Ok(text), Holds::Password) => unsendable(key, secret, authorization::basic("", &text)),
     });
     seal_key.into_iter().chain(others).collect()
+}
+
+fn unsendable(
+    key: String,
+    secret: &SecretRef,
+    header: Result<HeaderValue, Unsendable>,
+) -> Option<Problem> {
+    let error = header.err()?;
+    let wanted = "a secret that a header can carry";
+    Some(warning(key, format!("{secret} {error}"), wanted))
 }
 
 fn unreadable(key: String, error: &Unreadable) -> Problem {
@@ -273,7 +287,7 @@ clinics = ["harbour"]
     }
 
     #[test]
-    fn a_signing_key_that_is_none_is_told_by_its_key_and_not_shown() {
+    fn a_secret_that_is_not_what_it_should_be_is_told_by_its_key_and_not_shown() {
         let text = format!(
             "{TWO_CLINICS}
 [[sinks]]
@@ -284,6 +298,7 @@ url = \"https://portal.example/hooks\"
 signature = \"standard\"
 secret = {{ env = \"CARGO_PKG_NAME\" }}
 old_secret = {{ file = \"/nowhere/old_secret\" }}
+auth = {{ bearer = {{ env = \"CARGO_PKG_DESCRIPTION\" }} }}
 "
         );
         let loaded = config::parse(&text, Path::new("config.toml")).unwrap();
@@ -296,7 +311,11 @@ old_secret = {{ file = \"/nowhere/old_secret\" }}
     sinks[2].old_secret
       found:  cannot be read by this command: /nowhere/old_secret: No such file or directory (os error 2)
       wanted: a secret that the service can read when it starts
+    sinks[2].auth.bearer
+      found:  environment variable CARGO_PKG_DESCRIPTION holds no token: wanted are visible ASCII characters, without spaces
+      wanted: a secret that a header can carry
     ");
         assert!(!words.concat().contains("fullscript-events"));
+        assert!(!words.concat().contains("Fullscript"));
     }
 }

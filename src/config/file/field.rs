@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::ops::Range;
 
 use toml::Spanned;
-use toml::de::DeValue;
+use toml::de::{DeString, DeValue};
 
 use super::{Place, Section};
 
@@ -120,6 +120,21 @@ impl<'a> Field<'a> {
             value: value.get_ref(),
         };
         Some(members.map(member).collect())
+    }
+
+    /// The keys of a table and their values, if it is one, where the file may choose the keys; notes nothing.
+    pub(in crate::config) fn entries(&self) -> Option<Vec<(&'a str, Self)>> {
+        let entries = self.value.as_table()?.iter();
+        let entry = |(name, value): (&'a Spanned<DeString<'a>>, &'a Spanned<DeValue<'a>>)| {
+            let key = format!("{}.{}", self.place.key, name.get_ref());
+            let field = Self {
+                place: self.place.at(key, name.span().start),
+                schema: format!("{}.*", self.schema),
+                value: value.get_ref(),
+            };
+            (&**name.get_ref(), field)
+        };
+        Some(entries.map(entry).collect())
     }
 
     /// The table that this value is, if it is one; notes nothing.

@@ -666,3 +666,107 @@ fn what_a_webhook_leaves_out_is_named_by_paths_that_can_be_followed() {
       wanted: a list, such as ["…"]
     "#);
 }
+
+#[test]
+fn a_header_is_not_secret_and_not_one_that_the_program_sets() {
+    insta::assert_snapshot!(told_of_webhooks(&[
+        r#"headers = { authorization = "s3cr3t", "Content-Type" = "text/plain", "x y" = "1" }"#,
+        r#"headers = { "X-Tenant" = "1", "x-tenant" = "2", "X-Key" = "s3cr3t\n", "X-Event-ID" = "1", "X-Empty" = "" }"#,
+        "headers = { X-Tenant = 7 }",
+        "headers = \"X-Tenant\"",
+    ]), @r#"
+    sinks[0].headers.Content-Type (line 17)
+      found:  a header that is set for each request
+      wanted: a header of your own
+    sinks[0].headers.authorization (line 17)
+      found:  a header that carries a secret
+      wanted: auth, since secrets never stand in this file
+    sinks[0].headers.x y (line 17)
+      found:  a name that no header can have
+      wanted: a name of letters, digits and -
+    sinks[0].headers.X-Empty (line 17)
+      found:  a text that no header can carry (not shown)
+      wanted: visible ASCII characters and spaces
+    sinks[0].headers.X-Event-ID (line 17)
+      found:  a header that is set for each request
+      wanted: a header of your own
+    sinks[0].headers.X-Key (line 17)
+      found:  a text that no header can carry (not shown)
+      wanted: visible ASCII characters and spaces
+    sinks[0].headers.x-tenant (line 17)
+      found:  a header that stands here twice
+      wanted: each header once
+    sinks[0].headers.X-Tenant (line 17)
+      found:  a number
+      wanted: a text in quotes
+    sinks[0].headers (line 17)
+      found:  "X-Tenant"
+      wanted: a table, such as { "X-Tenant" = "clinic-7" }
+    "#);
+    let sink = r#"[[sinks]]
+name = "a"
+kind = "webhook"
+url = "https://ehr.example/"
+signature = "none"
+headers = { "X-Tenant" = "clinic 7" }
+"#;
+    let SinkKind::Webhook(webhook) = &good(sink).sinks[0].kind else {
+        panic!()
+    };
+    assert_eq!(webhook.headers["x-tenant"], "clinic 7");
+}
+
+#[test]
+fn who_is_asking_is_a_user_or_a_token_and_its_secret_is_read_at_the_start() {
+    insta::assert_snapshot!(told_of_webhooks(&[
+        "auth = { bearer = \"s3cr3t\" }",
+        "auth = { user = \"a:b\", password = { env = \"P\" } }",
+        "auth = { user = \"a\" }",
+        "auth = { user = \"a\", password = { env = \"P\" }, bearer = { env = \"T\" } }",
+        "auth = {}",
+        "auth = \"s3cr3t\"",
+        "auth = { token = { env = \"T\" } }",
+    ]), @r#"
+    sinks[0].auth.bearer (line 17)
+      found:  a text that would be the secret itself (not shown)
+      wanted: a reference, since secrets never stand in this file: { credential = "NAME" } (systemd), { file = "/PATH" } or { env = "VARIABLE" }
+    sinks[0].auth.user (line 17)
+      found:  "a:b"
+      wanted: a name without a colon, which would end it
+    sinks[0].auth (line 17)
+      found:  one of user and password without the other
+      wanted: { user = "NAME", password = { credential = "NAME" } } or { bearer = { credential = "NAME" } }
+    sinks[0].auth (line 17)
+      found:  bearer beside user or password
+      wanted: { user = "NAME", password = { credential = "NAME" } } or { bearer = { credential = "NAME" } }
+    sinks[0].auth (line 17)
+      found:  a table without user or bearer
+      wanted: { user = "NAME", password = { credential = "NAME" } } or { bearer = { credential = "NAME" } }
+    sinks[0].auth (line 17)
+      found:  a string
+      wanted: { user = "NAME", password = { credential = "NAME" } } or { bearer = { credential = "NAME" } }
+    sinks[0].auth.token (line 17)
+      found:  an unknown key
+      wanted: one of bearer, password, user
+    sinks[0].auth (line 17)
+      found:  a table without user or bearer
+      wanted: { user = "NAME", password = { credential = "NAME" } } or { bearer = { credential = "NAME" } }
+    "#);
+    for (auth, key, holds) in [
+        (
+            "{ bearer = { env = \"S\" } }",
+            "sinks[0].auth.bearer",
+            Holds::Token,
+        ),
+        (
+            "{ user = \"a\", password = { env = \"S\" } }",
+            "sinks[0].auth.password",
+            Holds::Password,
+        ),
+    ] {
+        let sink = "[[sinks]]\nname = \"a\"\nkind = \"webhook\"\nurl = \"https://ehr.example/\"";
+        let config = good(&format!("{sink}\nsignature = \"none\"\nauth = {auth}\n"));
+        let reference = SecretRef::Env("S".to_owned());
+        assert_eq!(config.secrets()[1..], [(key.to_owned(), &reference, holds)]);
+    }
+}

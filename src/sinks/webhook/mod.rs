@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use http::HeaderValue;
 use reqwest::Client;
 use secrecy::SecretString;
 use url::Host;
@@ -49,6 +50,8 @@ pub enum WebhookError {
 pub struct Secrets {
     /// Signs each attempt, if it is to be signed.
     pub signing: Signing,
+    /// The `Authorization` header, if the receiver wants one.
+    pub authorization: Option<HeaderValue>,
     /// What the receiver must echo, if it must.
     pub challenge: Option<SecretString>,
 }

@@ -2,7 +2,7 @@
 //! number and the signature are its own.
 
 use chrono::{DateTime, Utc};
-use http::header::CONTENT_TYPE;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use reqwest::RequestBuilder;
 
 use super::{Signing, WebhookSink};
@@ -39,6 +39,15 @@ impl WebhookSink {
         }
     }
 
+    /// With what every request to the receiver carries.
+    pub(super) fn introduced(&self, request: RequestBuilder) -> RequestBuilder {
+        let request = request.headers(self.settings.headers.clone());
+        match &self.secrets.authorization {
+            Some(authorization) => request.header(AUTHORIZATION, authorization.clone()),
+            None => request,
+        }
+    }
+
     /// The attempt, ready to be sent.
     pub(super) fn post(
         &self,
@@ -47,8 +56,7 @@ impl WebhookSink {
         now: DateTime<Utc>,
     ) -> RequestBuilder {
         let request = self
-            .client
-            .post(self.settings.url.clone())
+            .introduced(self.client.post(self.settings.url.clone()))
             .header(CONTENT_TYPE, self.content_type())
             // As bytes: an id of the vendor may be more than ASCII.
             .header("x-event-id", parcel.event.as_str().as_bytes())

@@ -13,9 +13,12 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::config::{WebhookFormat, WebhookSignature};
 use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType, JsonPath};
-use crate::format::{cloudevents, native, signature};
+use crate::format::{authorization, cloudevents, native, signature};
 
-const TIMEOUT: Duration = Duration::from_millis(200);
+/// For receivers that answer, however busy this machine is.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// For those that do not.
+const SHORT: Duration = Duration::from_millis(200);
 const EVENT: &str = r#"{"id":"e-7","data":{"a":1.0}}"#;
 
 fn settings(url: &str) -> config::WebhookSink {
@@ -24,11 +27,20 @@ fn settings(url: &str) -> config::WebhookSink {
         format: WebhookFormat::Fullscript,
         payload: WebhookPayload::default(),
         signature: WebhookSignature::None,
+        headers: HeaderMap::new(),
+        auth: None,
         challenge: None,
         timeout: TIMEOUT,
         concurrency: 4,
         allow_nets: Vec::new(),
         insecure_http: false,
+    }
+}
+
+fn impatient(url: &str) -> config::WebhookSink {
+    config::WebhookSink {
+        timeout: SHORT,
+        ..settings(url)
     }
 }
 
@@ -127,7 +139,7 @@ async fn silence_after_the_request_is_a_doubt() {
     let mut tasks = JoinSet::new();
     for answer in ["hang", "", "HTTP/1.1 20", "nonsense\r\n\r\n"] {
         let address = raw_receiver(answer, &mut tasks).await;
-        let outcome = outcome(settings(&format!("http://{address}/")), Secrets::default()).await;
+        let outcome = outcome(impatient(&format!("http://{address}/")), Secrets::default()).await;
         assert_eq!(kind(&outcome), ("doubt", None), "{answer:?} {outcome:?}");
     }
 }
@@ -156,7 +168,7 @@ async fn what_fails_while_connecting_was_not_sent() {
         ("http://[fd12::1]/", "allow_nets"),
         ("http://169.254.169.254/", "never"),
     ] {
-        let outcome = outcome(settings(url), Secrets::default()).await;
+        let outcome = outcome(impatient(url), Secrets::default()).await;
         assert_eq!(kind(&outcome), ("not sent", None), "{url} {outcome:?}");
         assert!(format!("{outcome:?}").contains(word), "{outcome:?}");
     }
@@ -234,7 +246,6 @@ async fn each_attempt_has_the_same_bytes_and_a_signature_of_its_own_time() {
         };
         let settings = config::WebhookSink {
             format,
-            timeout: Duration::from_secs(5),
             ..settings(&url)
         };
         let sink = WebhookSink::new(settings, secrets, &config::Http::default()).unwrap();
@@ -290,10 +301,7 @@ async fn a_standard_webhook_has_one_id_and_on_each_attempt_its_time_and_a_signat
         signing: Signing::Standard(keys()),
         ..Secrets::default()
     };
-    let settings = config::WebhookSink {
-        timeout: Duration::from_secs(5),
-        ..settings(&url)
-    };
+    let settings = config::WebhookSink { ..settings(&url) };
     let sink = WebhookSink::new(settings, secrets, &config::Http::default()).unwrap();
     for attempt in 1..=2 {
         let delivered = sink.deliver(&[parcel(attempt)], at(attempt.into())).await;
@@ -348,7 +356,6 @@ async fn a_payload_is_cut_down_in_every_format_and_the_same_on_each_attempt() {
         let settings = config::WebhookSink {
             format,
             payload,
-            timeout: Duration::from_secs(5),
             ..settings(&keeping_receiver(&seen, &mut tasks).await)
         };
         let sink =
@@ -400,4 +407,35 @@ async fn data_that_cannot_be_cut_down_is_not_sent_at_all() {
     assert_eq!(kind(&outcome), ("no", None));
     assert!(format!("{outcome:?}").contains("deeper"), "{outcome:?}");
     assert!(seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_receivers_own_headers_and_who_is_asking_go_with_every_attempt() {
+    let seen = Seen::default();
+    let mut tasks = JoinSet::new();
+    let name = |text: &str| text.parse::<http::HeaderName>().unwrap();
+    let settings = config::WebhookSink {
+        headers: HeaderMap::from_iter([
+            (name("x-tenant"), "clinic-7".parse().unwrap()),
+            (name("accept"), "text/plain".parse().unwrap()),
+        ]),
+        ..settings(&keeping_receiver(&seen, &mut tasks).await)
+    };
+    let secrets = Secrets {
+        authorization: authorization::basic("relay", &"pass".into()).ok(),
+        ..Secrets::default()
+    };
+    let sink = WebhookSink::new(settings, secrets, &config::Http::default()).unwrap();
+    for attempt in 1..=2 {
+        let delivered = sink.deliver(&[parcel(attempt)], at(0)).await.unwrap();
+        assert_eq!(delivered.outcomes, [Outcome::Yes]);
+    }
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 2);
+    for (headers, _) in seen.iter() {
+        assert_eq!(headers["x-tenant"], "clinic-7");
+        assert_eq!(headers.get_all("accept").iter().count(), 1);
+        assert_eq!(headers["accept"], "text/plain");
+        assert_eq!(headers["authorization"], "Basic cmVsYXk6cGFzcw==");
+    }
 }

@@ -44,6 +44,8 @@ const KEYS: [(&str, &[&str]); 5] = [
             "signature",
             "secret",
             "old_secret",
+            "headers",
+            "auth",
             "challenge",
             "timeout",
             "concurrency",

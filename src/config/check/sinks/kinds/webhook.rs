@@ -1,7 +1,11 @@
 //! `kind = "webhook"`.
 
+mod headers;
+
 use std::net::IpAddr;
 use std::time::Duration;
+
+use http::HeaderMap;
 
 use super::super::super::poll::concurrency;
 use super::super::super::values::{self, span};
@@ -39,6 +43,8 @@ pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
     });
     let payload = payload(section);
     let signature = signature(section);
+    let headers = section.or("headers", HeaderMap::new(), headers::headers);
+    let auth = section.field("auth").as_ref().and_then(headers::auth);
     let challenge = section.field("challenge").as_ref().and_then(values::secret);
     let timeout = section.or("timeout", Duration::from_secs(30), |f| {
         span(f, Duration::from_mins(10))
@@ -50,6 +56,8 @@ pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
         format,
         payload,
         signature: signature?,
+        headers,
+        auth,
         challenge,
         timeout,
         concurrency,

@@ -342,6 +342,8 @@ pub struct WebhookSink {
     pub payload: WebhookPayload,
     /// How it is signed.
     pub signature: WebhookSignature,
+    /// Whether an `Idempotency-Key` goes with each attempt, and how.
+    pub idempotency_key: IdempotencyKey,
     /// Further headers of each request. None of them is secret, nor one that the program sets itself.
     pub headers: HeaderMap,
     /// Who is asking, if the receiver wants to know.
@@ -409,6 +411,17 @@ pub enum WebhookSignature {
     },
     /// Not at all.
     None,
+}
+
+/// How a webhook's `Idempotency-Key` is written, if it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdempotencyKey {
+    /// There is none.
+    None,
+    /// In quotes, as the draft of the IETF says (`draft-ietf-httpapi-idempotency-key-header`).
+    Quoted,
+    /// As it is, for receivers that compare the whole header.
+    Bare,
 }
 
 /// Who is asking, in a webhook's `Authorization` header.

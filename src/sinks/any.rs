@@ -268,6 +268,7 @@ mod tests {
                 format: WebhookFormat::Native,
                 payload: config::WebhookPayload::default(),
                 signature,
+                idempotency_key: config::IdempotencyKey::None,
                 headers: http::HeaderMap::new(),
                 auth: None,
                 challenge: None,

@@ -21,6 +21,7 @@ use crate::world::{Setup, World, id_of, write_secret};
 
 const CLIENT_SECRET: &str = "canary-client-secret-4711";
 const WEBHOOK_SECRET: &str = "canary-webhook-secret-4712";
+const WEBHOOK_TOKEN: &str = "canary-webhook-token-4714";
 /// 32 bytes that are text, so that they are found raw as well as in hexadecimal.
 const SEAL_KEY: &str = "canary-seal-key-4713-0123456789a";
 /// Patients, orders, plans and what was never documented.
@@ -209,6 +210,7 @@ async fn configure(world: &World, token_url: &str) {
     fs::create_dir(at.join("exec")).unwrap();
     fs::write(at.join("record.sh"), RECORD).unwrap();
     write_secret(&at.join("webhook_secret"), WEBHOOK_SECRET);
+    write_secret(&at.join("webhook_token"), WEBHOOK_TOKEN);
     let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gone = gone.local_addr().unwrap();
     world.write_config(&Setup {
@@ -217,10 +219,11 @@ async fn configure(world: &World, token_url: &str) {
         more: format!(
             "[[sinks]]\nname = \"record\"\nkind = \"exec\"\ncommand = [\"/bin/sh\", {:?}, {:?}]\n\n\
              [[sinks]]\nname = \"blab\"\nkind = \"exec\"\ncommand = [\"/bin/sh\", \"-c\", {BLAB:?}]\n\n\
-             [[sinks]]\nname = \"chart\"\nkind = \"webhook\"\nurl = \"http://{gone}/hook\"\nsecret = {{ file = {:?} }}\n",
+             [[sinks]]\nname = \"chart\"\nkind = \"webhook\"\nurl = \"http://{gone}/hook\"\nsecret = {{ file = {:?} }}\nauth = {{ bearer = {{ file = {:?} }} }}\n",
             at.join("record.sh"),
             at.join("exec"),
             at.join("webhook_secret"),
+            at.join("webhook_token"),
         ),
         ..Setup::default()
     });
@@ -354,7 +357,7 @@ async fn no_secret_and_no_patient_is_found_where_none_may_be() {
         canaries_of_event(&world, &event.id)
     }));
     canaries.extend(tap.tokens());
-    canaries.extend([CLIENT_SECRET, WEBHOOK_SECRET, SEAL_KEY].map(str::to_owned));
+    canaries.extend([CLIENT_SECRET, WEBHOOK_SECRET, WEBHOOK_TOKEN, SEAL_KEY].map(str::to_owned));
     canaries.insert(hex::encode(SEAL_KEY));
     for canary in canaries {
         if let Some(place) = hay.find(&canary) {

@@ -6,9 +6,12 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use reqwest::RequestBuilder;
 
 use super::{Signing, WebhookSink};
-use crate::config::WebhookFormat;
+use crate::config::{IdempotencyKey, WebhookFormat};
 use crate::domain::Parcel;
 use crate::format::{NoBody, Payload, cloudevents, fullscript, native, signature, standard};
+
+/// The header that tells a repeat to receivers and gateways which know nothing of webhooks.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 impl WebhookSink {
     pub(super) fn body(&self, parcel: &Parcel) -> Result<Vec<u8>, NoBody> {
@@ -61,13 +64,19 @@ impl WebhookSink {
             // As bytes: an id of the vendor may be more than ASCII.
             .header("x-event-id", parcel.event.as_str().as_bytes())
             .header("x-delivery-attempt", parcel.attempt);
+        // Of the delivery, and of this instance: another one counts its deliveries from 1 too.
+        let id = standard::id(parcel.delivery, &parcel.event);
+        let request = match self.settings.idempotency_key {
+            IdempotencyKey::None => request,
+            IdempotencyKey::Quoted => request.header(IDEMPOTENCY_KEY, format!("\"{id}\"")),
+            IdempotencyKey::Bare => request.header(IDEMPOTENCY_KEY, &id),
+        };
         let request = match &self.secrets.signing {
             Signing::None => request,
             Signing::Fullscript(secret) => {
                 request.header(signature::HEADER, signature::fullscript(secret, now, &body))
             }
             Signing::Standard(keys) => {
-                let id = standard::id(parcel.delivery, &parcel.event);
                 let signatures = standard::signatures(keys, &id, now, &body);
                 request
                     .header(standard::ID, id)

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::config::{WebhookFormat, WebhookSignature};
+use crate::config::{IdempotencyKey, WebhookFormat, WebhookSignature};
 use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType, JsonPath};
 use crate::format::{authorization, cloudevents, native, signature};
 
@@ -27,6 +27,7 @@ fn settings(url: &str) -> config::WebhookSink {
         format: WebhookFormat::Fullscript,
         payload: WebhookPayload::default(),
         signature: WebhookSignature::None,
+        idempotency_key: IdempotencyKey::None,
         headers: HeaderMap::new(),
         auth: None,
         challenge: None,
@@ -438,4 +439,43 @@ async fn a_receivers_own_headers_and_who_is_asking_go_with_every_attempt() {
         assert_eq!(headers["accept"], "text/plain");
         assert_eq!(headers["authorization"], "Basic cmVsYXk6cGFzcw==");
     }
+}
+
+#[tokio::test]
+async fn an_idempotency_key_is_the_deliverys_on_every_attempt_and_another_instances_is_another() {
+    let seen = Seen::default();
+    let mut tasks = JoinSet::new();
+    let url = keeping_receiver(&seen, &mut tasks).await;
+    for idempotency_key in [
+        IdempotencyKey::None,
+        IdempotencyKey::Quoted,
+        IdempotencyKey::Bare,
+    ] {
+        let settings = config::WebhookSink {
+            idempotency_key,
+            ..settings(&url)
+        };
+        let sink =
+            WebhookSink::new(settings, Secrets::default(), &config::Http::default()).unwrap();
+        // The same number of another event is what another instance would send.
+        let other = Parcel {
+            event: EventId::new("e-8").unwrap(),
+            ..parcel(1)
+        };
+        let delivered = sink.deliver(&[parcel(1), parcel(2), other], at(0)).await;
+        assert_eq!(delivered.unwrap().outcomes.len(), 3);
+    }
+    let seen = seen.lock().unwrap();
+    let keys: Vec<_> = seen
+        .iter()
+        .filter_map(|(headers, _)| headers.get("idempotency-key")?.to_str().ok())
+        .collect();
+    let [first, second, other, bare, again, bare_other] = keys[..] else {
+        panic!("{keys:?}")
+    };
+    let id = standard::id(DeliveryId(7), &EventId::new("e-7").unwrap());
+    assert_eq!((first, second), (format!("\"{id}\"").as_str(), first));
+    assert_eq!((bare, again), (id.as_str(), id.as_str()));
+    assert_ne!(other, first);
+    assert_ne!(bare_other, bare);
 }

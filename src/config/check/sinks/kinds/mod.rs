@@ -44,6 +44,7 @@ const KEYS: [(&str, &[&str]); 5] = [
             "signature",
             "secret",
             "old_secret",
+            "idempotency_key",
             "headers",
             "auth",
             "challenge",

@@ -10,7 +10,9 @@ use http::HeaderMap;
 use super::super::super::poll::concurrency;
 use super::super::super::values::{self, span};
 use crate::config::file::{Field, Section};
-use crate::config::{SecretRef, WebhookFormat, WebhookPayload, WebhookSignature, WebhookSink};
+use crate::config::{
+    IdempotencyKey, SecretRef, WebhookFormat, WebhookPayload, WebhookSignature, WebhookSink,
+};
 use crate::domain::JsonPath;
 
 pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
@@ -43,6 +45,16 @@ pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
     });
     let payload = payload(section);
     let signature = signature(section);
+    let idempotency_key = section.or("idempotency_key", IdempotencyKey::None, |field| {
+        values::choice(
+            field,
+            &[
+                ("none", IdempotencyKey::None),
+                ("quoted", IdempotencyKey::Quoted),
+                ("bare", IdempotencyKey::Bare),
+            ],
+        )
+    });
     let headers = section.or("headers", HeaderMap::new(), headers::headers);
     let auth = section.field("auth").as_ref().and_then(headers::auth);
     let challenge = section.field("challenge").as_ref().and_then(values::secret);
@@ -56,6 +68,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
         format,
         payload,
         signature: signature?,
+        idempotency_key,
         headers,
         auth,
         challenge,

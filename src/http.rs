@@ -5,12 +5,12 @@
 //! reading ten gigabytes into memory, and taking a proxy from the environment that nobody meant.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::{Client, ClientBuilder, Response};
+use reqwest::{Certificate, Client, ClientBuilder, Response};
 
 use crate::config;
 
@@ -24,18 +24,42 @@ pub const USER_AGENT: &str = concat!("fullscript-events/", env!("CARGO_PKG_VERSI
 /// Why no client can be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// `http.ca_file` cannot be read.
-    #[error("http.ca_file {path}: {source}")]
-    CaFile {
-        /// The file named in the configuration.
+    /// `http.ca_file` holds no authorities.
+    #[error("http.ca_file {0}")]
+    CaFile(#[from] NoAuthorities),
+    /// The TLS or proxy settings were refused.
+    #[error("the HTTP client cannot be built")]
+    Client(#[source] reqwest::Error),
+}
+
+/// Why a file gives no authorities.
+#[derive(Debug, thiserror::Error)]
+pub enum NoAuthorities {
+    /// It cannot be read.
+    #[error("{path}: {source}")]
+    Unreadable {
+        /// The file.
         path: PathBuf,
         /// What the system said.
         #[source]
         source: io::Error,
     },
-    /// The TLS or proxy settings were refused.
-    #[error("the HTTP client cannot be built")]
-    Client(#[source] reqwest::Error),
+    /// There is nothing of the kind in it.
+    #[error("{0} holds no certificate in PEM")]
+    NotPem(PathBuf),
+}
+
+/// The authorities in a PEM file: at least one.
+pub fn authorities(path: &Path) -> Result<Vec<Certificate>, NoAuthorities> {
+    let pem = std::fs::read(path).map_err(|source| NoAuthorities::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    // An empty list would leave the receiver's certificate refused, and nobody would know why.
+    Certificate::from_pem_bundle(&pem)
+        .ok()
+        .filter(|certificates| !certificates.is_empty())
+        .ok_or_else(|| NoAuthorities::NotPem(path.to_owned()))
 }
 
 /// A builder with everything set that all clients share; `timeout` bounds one whole request, answer included, so that
@@ -61,13 +85,7 @@ pub fn builder(settings: &config::Http, timeout: Duration) -> Result<ClientBuild
         builder = builder.no_proxy();
     }
     if let Some(path) = &settings.ca_file {
-        let pem = std::fs::read(path).map_err(|source| BuildError::CaFile {
-            path: path.clone(),
-            source,
-        })?;
-        let certificates =
-            reqwest::Certificate::from_pem_bundle(&pem).map_err(BuildError::Client)?;
-        builder = builder.tls_certs_merge(certificates);
+        builder = builder.tls_certs_merge(authorities(path)?);
     }
     Ok(builder)
 }

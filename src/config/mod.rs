@@ -71,6 +71,9 @@ impl Config {
                     Some(WebhookAuth::Bearer(token)) => add("auth.bearer", token, Holds::Token),
                     None => {}
                 }
+                if let Some(client) = &webhook.client {
+                    add("client_key", &client.key, Holds::PrivateKey);
+                }
                 if let Some(challenge) = &webhook.challenge {
                     add("challenge", challenge, Holds::Text);
                 }
@@ -91,6 +94,8 @@ pub enum Holds {
     Token,
     /// A password without control characters.
     Password,
+    /// A private key in PEM, on more than one line.
+    PrivateKey,
 }
 
 /// `[app]`: one Fullscript app (`fullscript-api.md` §3, §4).
@@ -354,6 +359,10 @@ pub struct WebhookSink {
     pub timeout: Duration,
     /// How many may be in flight at once.
     pub concurrency: usize,
+    /// A PEM file of authorities that are trusted for this receiver, besides the system's and those of `[http]`.
+    pub ca_file: Option<PathBuf>,
+    /// What the receiver knows us by, if it asks for a certificate.
+    pub client: Option<ClientCertificate>,
     /// Private networks that this receiver may live in, as CIDR blocks. Loopback needs none.
     pub allow_nets: Vec<String>,
     /// Whether plain http to something else than loopback was allowed aloud.
@@ -411,6 +420,15 @@ pub enum WebhookSignature {
     },
     /// Not at all.
     None,
+}
+
+/// A certificate for mutual TLS.
+#[derive(Clone, Debug)]
+pub struct ClientCertificate {
+    /// A PEM file: the certificate, and its chain behind it.
+    pub certificate: PathBuf,
+    /// Its private key, in PEM and without a passphrase.
+    pub key: SecretRef,
 }
 
 /// How a webhook's `Idempotency-Key` is written, if it has one.

@@ -111,6 +111,15 @@ impl SecretRef {
         self.read_in(env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from))
     }
 
+    /// Reads all of it, for what has more than one line.
+    pub fn read_whole(&self) -> Result<SecretString, Unreadable> {
+        let text = self.text_in(env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from))?;
+        if text.trim().is_empty() {
+            return Err(Unreadable::Empty(self.clone()));
+        }
+        Ok(SecretString::from(text.as_str()))
+    }
+
     /// Reads a key of 32 bytes, written as 64 hex digits or in base64.
     pub fn read_key(&self) -> Result<KeyBytes, Unreadable> {
         let text = self.read()?;
@@ -118,8 +127,17 @@ impl SecretRef {
     }
 
     fn read_in(&self, credentials: Option<PathBuf>) -> Result<SecretString, Unreadable> {
-        let text = match self {
-            Self::Credential(name) => self.credential(name, credentials)?,
+        let text = self.text_in(credentials)?;
+        let line = text.lines().next().unwrap_or_default();
+        if line.trim().is_empty() {
+            return Err(Unreadable::Empty(self.clone()));
+        }
+        Ok(SecretString::from(line))
+    }
+
+    fn text_in(&self, credentials: Option<PathBuf>) -> Result<Zeroizing<String>, Unreadable> {
+        match self {
+            Self::Credential(name) => self.credential(name, credentials),
             Self::File(path) => {
                 let file = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
                 let (metadata, file) = file.map_err(|source| Unreadable::File {
@@ -129,18 +147,13 @@ impl SecretRef {
                 if metadata.permissions().mode() & 0o007 != 0 {
                     return Err(Unreadable::Exposed { path: path.clone() });
                 }
-                self.first_line(path, file)?
+                self.bounded(path, file)
             }
             Self::Env(name) => {
                 let value = env::var(name).map_err(|_| Unreadable::NotSet(name.clone()))?;
-                Zeroizing::new(value)
+                Ok(Zeroizing::new(value))
             }
-        };
-        let line = text.lines().next().unwrap_or_default();
-        if line.trim().is_empty() {
-            return Err(Unreadable::Empty(self.clone()));
         }
-        Ok(SecretString::from(line))
     }
 
     /// In a unit there is one place to look, and no other may stand in for it.
@@ -156,7 +169,7 @@ impl SecretRef {
         };
         for path in places.iter().map(|place| place.join(name)) {
             if let Ok(file) = File::open(&path) {
-                return self.first_line(&path, file);
+                return self.bounded(&path, file);
             }
         }
         let name = name.to_owned();
@@ -168,7 +181,7 @@ impl SecretRef {
         })
     }
 
-    fn first_line(&self, path: &Path, file: File) -> Result<Zeroizing<String>, Unreadable> {
+    fn bounded(&self, path: &Path, file: File) -> Result<Zeroizing<String>, Unreadable> {
         let mut text = Zeroizing::new(String::new());
         match file.take(LONGEST + 1).read_to_string(&mut text) {
             Ok(_) if text.len() as u64 <= LONGEST => Ok(text),

@@ -133,12 +133,14 @@ impl AnySink {
 
 /// Reads what a webhook's configuration refers to, and what it has to be.
 fn webhook_secrets(sink: &SinkName, settings: &config::WebhookSink) -> Result<Secrets, OpenError> {
+    let unreadable = |setting, source| OpenError::Secret {
+        sink: sink.clone(),
+        setting,
+        source,
+    };
     let secret = |setting, reference: &SecretRef| {
-        reference.read().map_err(|source| OpenError::Secret {
-            sink: sink.clone(),
-            setting,
-            source,
-        })
+        let read = reference.read();
+        read.map_err(|source| unreadable(setting, source))
     };
     let unusable = |setting, reference: &SecretRef, source| OpenError::Unusable {
         sink: sink.clone(),
@@ -177,11 +179,16 @@ fn webhook_secrets(sink: &SinkName, settings: &config::WebhookSink) -> Result<Se
         }
         None => None,
     };
+    let client_key = settings.client.as_ref().map(|client| {
+        let read = client.key.read_whole();
+        read.map_err(|source| unreadable("client_key", source))
+    });
     let challenge = settings.challenge.as_ref();
     let challenge = challenge.map(|reference| secret("challenge", reference));
     Ok(Secrets {
         signing,
         authorization,
+        client_key: client_key.transpose()?,
         challenge: challenge.transpose()?,
     })
 }
@@ -274,6 +281,8 @@ mod tests {
                 challenge: None,
                 timeout: Duration::from_secs(1),
                 concurrency: 1,
+                ca_file: None,
+                client: None,
                 allow_nets: Vec::new(),
                 insecure_http: false,
             })),

@@ -52,7 +52,8 @@ fn secrets(config: &Config) -> Vec<Problem> {
     let others = config.secrets().into_iter();
     let others = others.filter_map(|(key, secret, holds)| match (secret.read(), holds) {
         (Err(error), _) => Some(unreadable(key, &error)),
-        (Ok(_), Holds::Text) => None,
+        // Whether a key belongs to its certificate is seen at the start.
+        (Ok(_), Holds::Text | Holds::PrivateKey) => None,
         (Ok(text), Holds::SigningKey) => {
             let error = standard::Key::parse(&text).err()?;
             let found = format!("{secret} holds no signing key: {error}");

@@ -770,3 +770,44 @@ fn who_is_asking_is_a_user_or_a_token_and_its_secret_is_read_at_the_start() {
         assert_eq!(config.secrets()[1..], [(key.to_owned(), &reference, holds)]);
     }
 }
+
+#[test]
+fn a_client_certificate_needs_its_key_and_https() {
+    insta::assert_snapshot!(told_of_webhooks(&[
+        "client_cert = \"/a.pem\"",
+        "client_key = { file = \"/a.key\" }",
+        "client_cert = \"a.pem\"\nclient_key = \"s3cr3t\"",
+        "ca_file = \"ca.pem\"",
+    ]), @r#"
+    sinks[0].client_key (line 12)
+      found:  nothing
+      wanted: where the certificate's private key is, such as { credential = "chart_client_key" }
+    sinks[0].client_cert (line 12)
+      found:  nothing
+      wanted: the file of the certificate that belongs to client_key
+    sinks[0].client_cert (line 17)
+      found:  "a.pem"
+      wanted: an absolute path: the service has no directory of its own to start from
+    sinks[0].client_key (line 18)
+      found:  a text that would be the secret itself (not shown)
+      wanted: a reference, since secrets never stand in this file: { credential = "NAME" } (systemd), { file = "/PATH" } or { env = "VARIABLE" }
+    sinks[0].ca_file (line 17)
+      found:  "ca.pem"
+      wanted: an absolute path: the service has no directory of its own to start from
+    "#);
+    let sink = |url: &str| {
+        format!(
+            "[[sinks]]\nname = \"a\"\nkind = \"webhook\"\nurl = \"{url}\"\nsignature = \"none\"\n\
+             client_cert = \"/a.pem\"\nclient_key = {{ file = \"/a.key\" }}\n"
+        )
+    };
+    let plain = with(&sink("http://localhost/")).unwrap_err().problems;
+    assert_eq!(plain[0].key, "sinks[0].client_cert");
+    let config = good(&sink("https://localhost/"));
+    let reference = SecretRef::File("/a.key".into());
+    let key = "sinks[0].client_key".to_owned();
+    assert_eq!(
+        config.secrets()[1..],
+        [(key, &reference, Holds::PrivateKey)]
+    );
+}

@@ -90,3 +90,16 @@ fn a_key_is_32_bytes_in_hex_or_base64() {
         assert!(said.contains("holds no key"), "{said}");
     }
 }
+
+#[test]
+fn what_has_more_than_one_line_is_read_whole_and_just_as_strictly() {
+    let (_place, secret) = file(b"-----BEGIN\nkey\n", 0o600);
+    assert_eq!(
+        secret.read_whole().unwrap().expose_secret(),
+        "-----BEGIN\nkey\n"
+    );
+    let (_place, exposed) = file(b"key\n", 0o604);
+    assert!(complaint(exposed.read_whole()).contains("open to every user"));
+    let (_place, empty) = file(b"\n \n", 0o600);
+    assert!(complaint(empty.read_whole()).contains("is empty"));
+}

@@ -6,6 +6,7 @@
 
 mod request;
 mod resolve;
+mod tls;
 mod verdict;
 
 use std::net::IpAddr;
@@ -40,8 +41,11 @@ pub enum WebhookError {
     /// No client could be built.
     #[error(transparent)]
     Client(#[from] client::BuildError),
-    /// The TLS or resolver settings were refused.
-    #[error("the HTTP client cannot be built")]
+    /// The sink's TLS settings cannot be used.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    /// All of them together were refused, such as a key that does not belong to its certificate.
+    #[error("the HTTP client cannot be built: {}", verdict::innermost(.0))]
     Build(#[source] reqwest::Error),
 }
 
@@ -52,6 +56,8 @@ pub struct Secrets {
     pub signing: Signing,
     /// The `Authorization` header, if the receiver wants one.
     pub authorization: Option<HeaderValue>,
+    /// The key of our own certificate, if the receiver asks for one.
+    pub client_key: Option<SecretString>,
     /// What the receiver must echo, if it must.
     pub challenge: Option<SecretString>,
 }
@@ -88,7 +94,8 @@ impl WebhookSink {
         let policy = Policy::new(&settings.allow_nets).map_err(WebhookError::AllowNets)?;
         let receiver = settings.url.host_str().unwrap_or_default();
         // Connecting ends well before the attempt does: a receiver that cannot be reached is no doubt.
-        let client = client::builder(http, settings.timeout)?
+        let builder = client::builder(http, settings.timeout)?;
+        let client = tls::dressed(builder, &settings, secrets.client_key.as_ref())?
             .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout / 2))
             .pool_idle_timeout(IDLE)
             .dns_resolver(Arc::new(FilteringResolver::new(receiver, policy.clone())))

@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_millis(200);
 const EVENT: &str = r#"{"id":"e-7","data":{"a":1.0}}"#;
 
-fn settings(url: &str) -> config::WebhookSink {
+pub(super) fn settings(url: &str) -> config::WebhookSink {
     config::WebhookSink {
         url: url.parse().unwrap(),
         format: WebhookFormat::Fullscript,
@@ -33,6 +33,8 @@ fn settings(url: &str) -> config::WebhookSink {
         challenge: None,
         timeout: TIMEOUT,
         concurrency: 4,
+        ca_file: None,
+        client: None,
         allow_nets: Vec::new(),
         insecure_http: false,
     }
@@ -45,7 +47,7 @@ fn impatient(url: &str) -> config::WebhookSink {
     }
 }
 
-fn parcel(attempt: u32) -> Parcel {
+pub(super) fn parcel(attempt: u32) -> Parcel {
     Parcel {
         delivery: DeliveryId(7),
         attempt,
@@ -58,7 +60,7 @@ fn parcel(attempt: u32) -> Parcel {
     }
 }
 
-fn at(seconds: i64) -> DateTime<Utc> {
+pub(super) fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(seconds, 0).unwrap()
 }
 
@@ -86,7 +88,7 @@ async fn raw_receiver(answer: &'static str, tasks: &mut JoinSet<()>) -> SocketAd
     address
 }
 
-fn kind(outcome: &Outcome) -> (&'static str, Option<u64>) {
+pub(super) fn kind(outcome: &Outcome) -> (&'static str, Option<u64>) {
     let seconds = |wish: &Option<Duration>| wish.map(|wish| wish.as_secs());
     match outcome {
         Outcome::Yes => ("yes", None),

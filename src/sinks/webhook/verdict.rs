@@ -2,12 +2,14 @@
 //! outcome: it may repeat health data.
 
 use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use http::StatusCode;
 use reqwest::Response;
 use ring::hmac;
+use rustls::AlertDescription;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -91,10 +93,13 @@ pub(super) fn unanswered(error: &reqwest::Error) -> Outcome {
         };
     }
     if error.is_connect() {
-        // The innermost cause: the system's or the TLS library's word, without the URL.
-        let cause = causes(error).last().map(ToString::to_string);
         return Outcome::NotSent {
-            reason: format!("cannot connect: {}", cause.unwrap_or_default()),
+            reason: format!("cannot connect: {}", innermost(error)),
+        };
+    }
+    if let Some(alert) = causes(error).find_map(refused_handshake) {
+        return Outcome::NotSent {
+            reason: format!("the receiver refused our certificate: {alert:?}"),
         };
     }
     let reason = if error.is_timeout() {
@@ -105,6 +110,37 @@ pub(super) fn unanswered(error: &reqwest::Error) -> Outcome {
     Outcome::Doubt {
         reason: reason.to_owned(),
     }
+}
+
+/// The system's or the TLS library's word, without the URL.
+pub(super) fn innermost(error: &reqwest::Error) -> String {
+    let cause = causes(error).last().map(ToString::to_string);
+    cause.unwrap_or_default()
+}
+
+/// The alert by which a receiver ended the handshake after we thought it over: with TLS 1.3 it judges our certificate
+/// when the request may be on its way already. It cannot have read the request: what it has of it is encrypted with keys
+/// that it makes with the end of the handshake.
+fn refused_handshake(cause: &(dyn Error + 'static)) -> Option<AlertDescription> {
+    // An I/O error hides what it holds from the chain of causes.
+    let inner = cause.downcast_ref::<io::Error>()?.get_ref()?;
+    let rustls::Error::AlertReceived(alert) = inner.downcast_ref()? else {
+        return None;
+    };
+    let is_of_handshake = matches!(
+        alert,
+        AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            | AlertDescription::DecryptError
+            | AlertDescription::HandshakeFailure
+    );
+    is_of_handshake.then_some(*alert)
 }
 
 fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {

@@ -6,12 +6,14 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::HeaderMap;
+use url::Url;
 
 use super::super::super::poll::concurrency;
 use super::super::super::values::{self, span};
 use crate::config::file::{Field, Section};
 use crate::config::{
-    IdempotencyKey, SecretRef, WebhookFormat, WebhookPayload, WebhookSignature, WebhookSink,
+    ClientCertificate, IdempotencyKey, SecretRef, WebhookFormat, WebhookPayload, WebhookSignature,
+    WebhookSink,
 };
 use crate::domain::JsonPath;
 
@@ -62,6 +64,8 @@ pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
         span(f, Duration::from_mins(10))
     });
     let concurrency = section.or("concurrency", 8, concurrency);
+    let ca_file = section.field("ca_file").as_ref().and_then(values::path);
+    let client = client(section, url.as_ref());
     let allow_nets = section.or("allow_nets", Vec::new(), nets);
     Some(WebhookSink {
         url: url?,
@@ -74,9 +78,49 @@ pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
         challenge,
         timeout,
         concurrency,
+        ca_file,
+        client,
         allow_nets,
         insecure_http,
     })
+}
+
+/// A certificate and its key: one is nothing without the other, and both are nothing without TLS.
+fn client(section: &Section<'_>, url: Option<&Url>) -> Option<ClientCertificate> {
+    let certificate = section.field("client_cert");
+    let key = section.field("client_key");
+    let plain = url.is_some_and(|url| url.scheme() == "http");
+    if let Some(field) = certificate.as_ref().or(key.as_ref()).filter(|_| plain) {
+        field.place.problem(
+            "a certificate beside an http url",
+            "https: without TLS the receiver never asks for a certificate",
+        );
+    }
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => {
+            let certificate = values::path(&certificate);
+            let key = values::secret(&key);
+            Some(ClientCertificate {
+                certificate: certificate?,
+                key: key?,
+            })
+        }
+        (Some(_), None) => {
+            section.missing(
+                "client_key",
+                "where the certificate's private key is, such as { credential = \"chart_client_key\" }",
+            );
+            None
+        }
+        (None, Some(_)) => {
+            section.missing(
+                "client_cert",
+                "the file of the certificate that belongs to client_key",
+            );
+            None
+        }
+        (None, None) => None,
+    }
 }
 
 fn payload(section: &Section<'_>) -> WebhookPayload {

@@ -7,6 +7,7 @@
 mod check;
 mod duration;
 mod file;
+mod id_url;
 mod load;
 mod presets;
 mod problem;
@@ -20,6 +21,7 @@ use http::HeaderMap;
 use url::Url;
 
 pub use self::duration::{parse_duration, show_duration};
+pub use self::id_url::{IdUrl, IdUrlError};
 pub use self::load::{Loaded, load, parse};
 pub use self::presets::environments;
 pub use self::problem::{Invalid, Problem};
@@ -355,6 +357,10 @@ pub struct WebhookSink {
     pub auth: Option<WebhookAuth>,
     /// The token that the receiver must echo as `{"challenge": …}`; unchecked if absent.
     pub challenge: Option<SecretRef>,
+    /// Whether the receiver must answer an empty POST with the challenge before it gets an event.
+    pub preflight: bool,
+    /// Where the receiver says whether it has an event, to settle a doubt.
+    pub probe_url: Option<IdUrl>,
     /// How long one attempt may take.
     pub timeout: Duration,
     /// How many may be in flight at once.

@@ -263,7 +263,7 @@ mod tests {
         let redact = Minimum::new(Vec::new(), paths(&["$..a"]));
         let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
         assert!(redact.of(&nested(DEEPEST)).is_ok());
-        assert_eq!(redact.of(&nested(1_000_000)), Err(NotCut));
+        assert_eq!(redact.of(&nested(10_000)), Err(NotCut));
         assert_eq!(redact.of("{\"b\":"), Err(NotCut));
         assert_eq!(redact.of("{\"b\":1,}"), Err(NotCut));
     }

@@ -279,6 +279,8 @@ mod tests {
                 headers: http::HeaderMap::new(),
                 auth: None,
                 challenge: None,
+                preflight: false,
+                probe_url: None,
                 timeout: Duration::from_secs(1),
                 concurrency: 1,
                 ca_file: None,

@@ -40,5 +40,6 @@ mod sqlite;
 mod standard;
 mod stepped;
 mod systemd;
+mod webhook;
 mod witnesses;
 mod world;

@@ -14,6 +14,8 @@ use crate::config::problem::resembling;
 const SECRETS_ARE_REFERRED_TO: &str = "a reference, since secrets never stand in this file: { credential = \"NAME\" } (systemd), \
      { file = \"/PATH\" } or { env = \"VARIABLE\" }";
 
+const A_URL: &str = "a URL such as https://example.org/path";
+
 /// A span that is longer than nothing and at most `longest`.
 pub(super) fn span(field: &Field<'_>, longest: Duration) -> Option<Duration> {
     let span = parse_duration(field.text()?).filter(|s| !s.is_zero() && *s <= longest);
@@ -78,12 +80,16 @@ pub(super) fn path(field: &Field<'_>) -> Option<PathBuf> {
 
 /// An http or https URL with a host and without user and password.
 pub(super) fn url(field: &Field<'_>) -> Option<Url> {
-    let text = field.text()?;
-    let wanted = "a URL such as https://example.org/path";
-    let Ok(url) = Url::parse(text) else {
-        field.place.problem("a text that is no URL", wanted);
+    let Ok(url) = Url::parse(field.text()?) else {
+        field.place.problem("a text that is no URL", A_URL);
         return None;
     };
+    is_web(field, &url)?;
+    Some(url)
+}
+
+/// Notes that a URL is none of http or https, or names no host, or a user.
+pub(super) fn is_web(field: &Field<'_>, url: &Url) -> Option<()> {
     if !url.username().is_empty() || url.password().is_some() {
         field.place.problem(
             "a URL with a user or a password in it",
@@ -93,10 +99,10 @@ pub(super) fn url(field: &Field<'_>) -> Option<Url> {
     }
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         let found = format!("a URL that begins with {}:", url.scheme());
-        field.place.problem(found, wanted);
+        field.place.problem(found, A_URL);
         return None;
     }
-    Some(url)
+    Some(())
 }
 
 /// A URL whose traffic no one on the way can read: https, or http to this machine.

@@ -811,3 +811,42 @@ fn a_client_certificate_needs_its_key_and_https() {
         [(key, &reference, Holds::PrivateKey)]
     );
 }
+
+#[test]
+fn a_receiver_is_asked_first_for_its_challenge_and_later_at_an_address_with_an_id() {
+    insta::assert_snapshot!(told_of_webhooks(&[
+        "preflight = true",
+        "preflight = \"yes\"",
+        "probe_url = \"https://ehr.example/seen?token=s3cr3t\"",
+        "probe_url = \"https://{id}.example/s3cr3t\"",
+        "probe_url = \"http://ehr.example/s3cr3t/{id}\"",
+        "probe_url = \"https://u:s3cr3t@ehr.example/{id}\"",
+        "probe_url = \"ftp://ehr.example/{id}\"",
+        "probe_url = \"{id}\"",
+    ]), @r#"
+    sinks[0].preflight (line 17)
+      found:  a preflight without a challenge
+      wanted: a challenge, which is what the answer must hold
+    sinks[0].preflight (line 17)
+      found:  "yes"
+      wanted: true or false
+    sinks[0].probe_url (line 17)
+      found:  neither {id} nor {delivery} is in it
+      wanted: an address such as "https://ehr.example/hooks/seen/{id}", with {id} for the event or {delivery}
+    sinks[0].probe_url (line 17)
+      found:  only {id} and {delivery} stand in braces, and behind the host
+      wanted: an address such as "https://ehr.example/hooks/seen/{id}", with {id} for the event or {delivery}
+    sinks[0].probe_url (line 17)
+      found:  a URL at http://ehr.example
+      wanted: https; or http to this machine; or, aloud, insecure_http = true
+    sinks[0].probe_url (line 17)
+      found:  a URL with a user or a password in it
+      wanted: a URL without: secrets never stand in this file
+    sinks[0].probe_url (line 17)
+      found:  a URL that begins with ftp:
+      wanted: a URL such as https://example.org/path
+    sinks[0].probe_url (line 17)
+      found:  it is no URL
+      wanted: an address such as "https://ehr.example/hooks/seen/{id}", with {id} for the event or {delivery}
+    "#);
+}

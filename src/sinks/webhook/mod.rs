@@ -4,6 +4,8 @@
 //! It prevents counting a failure as delivered, and calling something *not sent* that may have arrived: only failures
 //! from before the request was written are that.
 
+mod preflight;
+mod probe;
 mod request;
 mod resolve;
 mod tls;
@@ -17,12 +19,14 @@ use chrono::{DateTime, Utc};
 use http::HeaderValue;
 use reqwest::Client;
 use secrecy::SecretString;
-use url::Host;
+use url::{Host, Url};
 
+use self::preflight::Preflight;
+use self::probe::Seen;
 use self::resolve::FilteringResolver;
 use super::address::{NetError, Policy, Refused};
-use super::{Delivered, Sink, Stopped};
-use crate::config::{self, WebhookPayload};
+use super::{Checkpoint, Delivered, Orphan, Resumed, Sink, Stopped};
+use crate::config::{self, IdUrl, WebhookPayload};
 use crate::domain::{Outcome, Parcel};
 use crate::format::{Payload, standard};
 use crate::http as client;
@@ -81,6 +85,7 @@ pub struct WebhookSink {
     secrets: Secrets,
     policy: Policy,
     client: Client,
+    preflight: Preflight,
 }
 
 impl WebhookSink {
@@ -92,13 +97,16 @@ impl WebhookSink {
         http: &config::Http,
     ) -> Result<Self, WebhookError> {
         let policy = Policy::new(&settings.allow_nets).map_err(WebhookError::AllowNets)?;
-        let receiver = settings.url.host_str().unwrap_or_default();
+        let probe_url = settings.probe_url.as_ref().map(IdUrl::sample);
+        let hosts = [Some(&settings.url), probe_url].into_iter().flatten();
+        let hosts = hosts.filter_map(Url::host_str).map(str::to_owned);
+        let resolver = FilteringResolver::new(hosts.collect(), policy.clone());
         // Connecting ends well before the attempt does: a receiver that cannot be reached is no doubt.
         let builder = client::builder(http, settings.timeout)?;
         let client = tls::dressed(builder, &settings, secrets.client_key.as_ref())?
             .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout / 2))
             .pool_idle_timeout(IDLE)
-            .dns_resolver(Arc::new(FilteringResolver::new(receiver, policy.clone())))
+            .dns_resolver(Arc::new(resolver))
             .build()
             .map_err(WebhookError::Build)?;
         let payload = match settings.payload.clone() {
@@ -111,12 +119,13 @@ impl WebhookSink {
             secrets,
             policy,
             client,
+            preflight: Preflight::default(),
         })
     }
 
     /// The resolver is not asked about a receiver that is named by its address.
-    fn check_literal(&self) -> Result<(), Refused> {
-        let address = match self.settings.url.host() {
+    fn check_literal(&self, url: &Url) -> Result<(), Refused> {
+        let address = match url.host() {
             Some(Host::Ipv4(v4)) => IpAddr::V4(v4),
             Some(Host::Ipv6(v6)) => IpAddr::V6(v6),
             Some(Host::Domain(_)) | None => return Ok(()),
@@ -125,7 +134,7 @@ impl WebhookSink {
     }
 
     async fn attempt(&self, parcel: &Parcel, now: DateTime<Utc>) -> Outcome {
-        if let Err(refused) = self.check_literal() {
+        if let Err(refused) = self.check_literal(&self.settings.url) {
             return Outcome::NotSent {
                 reason: refused.to_string(),
             };
@@ -139,10 +148,22 @@ impl WebhookSink {
                 };
             }
         };
-        match self.post(parcel, body, now).send().await {
+        if let Err(outcome) = self.cleared(now).await {
+            return outcome;
+        }
+        let (delivery, event) = (parcel.delivery, &parcel.event);
+        // An earlier attempt may have arrived after all.
+        if parcel.attempt > 1 && self.seen(delivery, event).await == Seen::Yes {
+            return Outcome::Yes;
+        }
+        let outcome = match self.post(parcel, body, now).send().await {
             Ok(response) => verdict::answered(response, self.secrets.challenge.as_ref(), now).await,
             Err(error) => verdict::unanswered(&error),
+        };
+        if let Outcome::Doubt { reason } = outcome {
+            return self.settled(reason, delivery, event).await;
         }
+        outcome
     }
 }
 
@@ -153,6 +174,16 @@ impl Sink for WebhookSink {
 
     fn concurrency(&self) -> usize {
         self.settings.concurrency
+    }
+
+    async fn resume(
+        &self,
+        checkpoint: Option<Checkpoint>,
+        orphans: Vec<Orphan>,
+    ) -> Result<Resumed, Stopped> {
+        // A keyed sink keeps none.
+        drop(checkpoint);
+        Ok(self.resumed(orphans).await)
     }
 
     async fn deliver(&self, parcels: &[Parcel], now: DateTime<Utc>) -> Result<Delivered, Stopped> {

@@ -71,13 +71,24 @@ impl WebhookSink {
             IdempotencyKey::Quoted => request.header(IDEMPOTENCY_KEY, format!("\"{id}\"")),
             IdempotencyKey::Bare => request.header(IDEMPOTENCY_KEY, &id),
         };
+        self.signed(request, &id, body, now)
+    }
+
+    /// With its body and what proves that both are ours.
+    pub(super) fn signed(
+        &self,
+        request: RequestBuilder,
+        id: &str,
+        body: Vec<u8>,
+        now: DateTime<Utc>,
+    ) -> RequestBuilder {
         let request = match &self.secrets.signing {
             Signing::None => request,
             Signing::Fullscript(secret) => {
                 request.header(signature::HEADER, signature::fullscript(secret, now, &body))
             }
             Signing::Standard(keys) => {
-                let signatures = standard::signatures(keys, &id, now, &body);
+                let signatures = standard::signatures(keys, id, now, &body);
                 request
                     .header(standard::ID, id)
                     .header(standard::TIMESTAMP, now.timestamp())

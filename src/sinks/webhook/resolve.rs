@@ -7,28 +7,24 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::sinks::address::Policy;
 
-/// Filters the receiver's addresses. Any other name is the proxy's, which the operator chose and which may well live
+/// Filters the addresses of the receiver's hosts. Any other name is the proxy's, which the operator chose and which may well live
 /// in a private network.
 pub(super) struct FilteringResolver {
-    receiver: String,
+    hosts: Vec<String>,
     policy: Policy,
 }
 
 impl FilteringResolver {
-    pub(super) fn new(receiver: &str, policy: Policy) -> Self {
-        Self {
-            receiver: receiver.to_owned(),
-            policy,
-        }
+    pub(super) fn new(hosts: Vec<String>, policy: Policy) -> Self {
+        Self { hosts, policy }
     }
 }
 
 impl Resolve for FilteringResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let policy = name
-            .as_str()
-            .eq_ignore_ascii_case(&self.receiver)
-            .then(|| self.policy.clone());
+        let is_receiver = |host: &String| host.eq_ignore_ascii_case(name.as_str());
+        let policy = self.hosts.iter().any(is_receiver);
+        let policy = policy.then(|| self.policy.clone());
         Box::pin(async move {
             let found: Vec<SocketAddr> =
                 tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
@@ -58,11 +54,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_receivers_loopback_is_given_and_its_forbidden_addresses_are_not() {
-        let resolver = FilteringResolver::new("localhost", Policy::default());
+        let resolver = FilteringResolver::new(vec!["localhost".to_owned()], Policy::default());
         let found = resolver.resolve("LocalHost".parse().unwrap()).await;
         assert!(found.unwrap().all(|address| address.ip().is_loopback()));
 
-        let resolver = FilteringResolver::new("10.0.0.1", Policy::default());
+        let resolver = FilteringResolver::new(
+            vec!["ehr.example".to_owned(), "10.0.0.1".to_owned()],
+            Policy::default(),
+        );
         let refused = resolver.resolve("10.0.0.1".parse().unwrap()).await;
         assert!(refused.err().unwrap().is::<Refused>());
         let proxy = resolver.resolve("10.0.0.2".parse().unwrap()).await;

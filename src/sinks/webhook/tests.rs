@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 
 use axum::Router;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -31,6 +31,8 @@ pub(super) fn settings(url: &str) -> config::WebhookSink {
         headers: HeaderMap::new(),
         auth: None,
         challenge: None,
+        preflight: false,
+        probe_url: None,
         timeout: TIMEOUT,
         concurrency: 4,
         ca_file: None,
@@ -40,7 +42,7 @@ pub(super) fn settings(url: &str) -> config::WebhookSink {
     }
 }
 
-fn impatient(url: &str) -> config::WebhookSink {
+pub(super) fn impatient(url: &str) -> config::WebhookSink {
     config::WebhookSink {
         timeout: SHORT,
         ..settings(url)
@@ -64,10 +66,15 @@ pub(super) fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(seconds, 0).unwrap()
 }
 
+/// One attempt of one parcel.
+pub(super) async fn attempted(sink: &WebhookSink, parcel: Parcel, now: i64) -> Outcome {
+    let delivered = sink.deliver(&[parcel], at(now)).await.unwrap();
+    delivered.outcomes.into_iter().next().unwrap()
+}
+
 async fn outcome(settings: config::WebhookSink, secrets: Secrets) -> Outcome {
     let sink = WebhookSink::new(settings, secrets, &config::Http::default()).unwrap();
-    let delivered = sink.deliver(&[parcel(1)], at(0)).await.unwrap();
-    delivered.outcomes.into_iter().next().unwrap()
+    attempted(&sink, parcel(1), 0).await
 }
 
 /// A receiver that reads one whole request and then does `answer` to the connection, byte for byte.
@@ -211,6 +218,46 @@ async fn with_a_challenge_only_its_echo_in_a_200_or_201_is_a_yes() {
     };
     let outcome = outcome(settings(&format!("http://{cut_off}/")), secrets).await;
     assert_eq!(kind(&outcome).0, "doubt");
+}
+
+/// One request as it arrived.
+pub(super) struct Asked {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+pub(super) type Book = Arc<Mutex<Vec<Asked>>>;
+
+/// A receiver that answers by what it was asked, and by how often it was asked before: its URL, and what it was asked.
+pub(super) async fn answering(
+    answer: impl Fn(&Asked, usize) -> (u16, &'static str) + Clone + Send + Sync + 'static,
+    tasks: &mut JoinSet<()>,
+) -> (String, Book) {
+    let book = Book::default();
+    let kept = Arc::clone(&book);
+    let router = Router::new().fallback(
+        move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| async move {
+            let path = uri.path().to_owned();
+            let asked = Asked {
+                method,
+                path,
+                headers,
+                body,
+            };
+            let mut book = kept.lock().unwrap();
+            let (status, text) = answer(&asked, book.len());
+            book.push(asked);
+            // Somewhere that would say yes.
+            let location = [("location", "/yes")];
+            (StatusCode::from_u16(status).unwrap(), location, text)
+        },
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (url, book)
 }
 
 type Seen = Arc<Mutex<Vec<(HeaderMap, Bytes)>>>;

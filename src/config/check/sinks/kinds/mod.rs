@@ -48,6 +48,8 @@ const KEYS: [(&str, &[&str]); 5] = [
             "headers",
             "auth",
             "challenge",
+            "preflight",
+            "probe_url",
             "timeout",
             "concurrency",
             "ca_file",

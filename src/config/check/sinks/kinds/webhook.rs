@@ -12,8 +12,8 @@ use super::super::super::poll::concurrency;
 use super::super::super::values::{self, span};
 use crate::config::file::{Field, Section};
 use crate::config::{
-    ClientCertificate, IdempotencyKey, SecretRef, WebhookFormat, WebhookPayload, WebhookSignature,
-    WebhookSink,
+    ClientCertificate, IdUrl, IdempotencyKey, SecretRef, WebhookFormat, WebhookPayload,
+    WebhookSignature, WebhookSink,
 };
 use crate::domain::JsonPath;
 
@@ -25,14 +25,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
     );
     let url = url.as_ref().and_then(|field| {
         let url = values::url(field)?;
-        if url.scheme() == "http" && !insecure_http && !values::is_loopback(&url) {
-            return values::refuse_host(
-                field,
-                &url,
-                "https; or http to this machine; or, aloud, insecure_http = true",
-            );
-        }
-        Some(url)
+        is_private(field, &url, insecure_http).then_some(url)
     });
     let format = section.or("format", WebhookFormat::Fullscript, |field| {
         values::choice(
@@ -60,6 +53,11 @@ pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
     let headers = section.or("headers", HeaderMap::new(), headers::headers);
     let auth = section.field("auth").as_ref().and_then(headers::auth);
     let challenge = section.field("challenge").as_ref().and_then(values::secret);
+    let preflight = preflight(section);
+    let probe_url = section.field("probe_url");
+    let probe_url = probe_url
+        .as_ref()
+        .and_then(|field| probe_url_of(field, insecure_http));
     let timeout = section.or("timeout", Duration::from_secs(30), |f| {
         span(f, Duration::from_mins(10))
     });
@@ -76,6 +74,8 @@ pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
         headers,
         auth,
         challenge,
+        preflight,
+        probe_url,
         timeout,
         concurrency,
         ca_file,
@@ -83,6 +83,48 @@ pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
         allow_nets,
         insecure_http,
     })
+}
+
+/// Whether nobody on the way can read what goes there; noted if somebody can.
+fn is_private(field: &Field<'_>, url: &Url, insecure_http: bool) -> bool {
+    let open = url.scheme() == "http" && !insecure_http && !values::is_loopback(url);
+    if open {
+        values::refuse_host::<()>(
+            field,
+            url,
+            "https; or http to this machine; or, aloud, insecure_http = true",
+        );
+    }
+    !open
+}
+
+fn preflight(section: &Section<'_>) -> bool {
+    let Some(field) = section.field("preflight") else {
+        return false;
+    };
+    let preflight = field.boolean().unwrap_or(false);
+    if preflight && section.field("challenge").is_none() {
+        field.place.problem(
+            "a preflight without a challenge",
+            "a challenge, which is what the answer must hold",
+        );
+    }
+    preflight
+}
+
+fn probe_url_of(field: &Field<'_>, insecure_http: bool) -> Option<IdUrl> {
+    let url = match IdUrl::new(field.text()?) {
+        Ok(url) => url,
+        Err(error) => {
+            field.place.problem(
+                error,
+                "an address such as \"https://ehr.example/hooks/seen/{id}\", with {id} for the event or {delivery}",
+            );
+            return None;
+        }
+    };
+    values::is_web(field, url.sample())?;
+    is_private(field, url.sample(), insecure_http).then_some(url)
 }
 
 /// A certificate and its key: one is nothing without the other, and both are nothing without TLS.

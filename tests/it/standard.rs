@@ -1,4 +1,4 @@
-//! Standard Webhooks, from outside: a receiver that verifies with its own code, and the official library.
+//! Standard Webhooks, from outside: a receiver that verifies with its own code, and the official libraries.
 
 use std::fs;
 use std::path::Path;
@@ -163,7 +163,7 @@ async fn a_start_with_a_key_that_is_none_ends_with_78_and_does_not_show_it() {
 }
 
 /// Verifies every line, and sees that none verifies with a byte more.
-const SCRIPT: &str = r#"
+const PYTHON: &str = r#"
 import json, sys
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
@@ -178,6 +178,28 @@ for line in open(sys.argv[1], encoding="utf-8"):
         except WebhookVerificationError:
             count += 1
 print(count)
+"#;
+
+/// The same in JavaScript.
+const NODE: &str = r#"
+const { readFileSync } = require("fs");
+const { Webhook, WebhookVerificationError } = require("standardwebhooks");
+
+const [path, ...secrets] = process.argv.slice(1);
+const keys = secrets.map((secret) => new Webhook(secret));
+let count = 0;
+for (const line of readFileSync(path, "utf8").trimEnd().split("\n")) {
+  const { body, headers } = JSON.parse(line);
+  for (const key of keys) {
+    key.verify(body, headers);
+    try {
+      key.verify(body + " ", headers);
+    } catch (error) {
+      if (error instanceof WebhookVerificationError) count += 1;
+    }
+  }
+}
+console.log(count);
 "#;
 
 /// A Python with the official library, in an environment of its own; or why there is none.
@@ -212,16 +234,28 @@ fn python(directory: &Path) -> Result<Command, &'static str> {
     Ok(Command::new(python))
 }
 
-#[test]
-fn the_official_library_verifies_a_thousand_random_bodies_with_either_key() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut python = match python(directory.path()) {
-        Ok(python) => python,
-        Err(reason) => {
-            eprintln!("skipped: {reason}");
-            return;
-        }
+/// A Node.js with the official library, or why there is none.
+fn node(directory: &Path) -> Result<Command, &'static str> {
+    let works = |command: &mut Command| {
+        let output = command.current_dir(directory).output();
+        output.is_ok_and(|output| output.status.success())
     };
+    if !works(Command::new("node").arg("--version")) {
+        return Err("no node");
+    }
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund"]);
+    npm.args(["--fetch-retries=0", "--fetch-timeout=10000"]);
+    if !works(npm.arg("--prefix=.").arg("standardwebhooks@1.1.1")) {
+        return Err("the package standardwebhooks of npm cannot be had");
+    }
+    let mut node = Command::new("node");
+    node.current_dir(directory);
+    Ok(node)
+}
+
+/// A thousand random bodies, each signed by both kinds of key; the secrets that the libraries can verify with.
+fn signed_messages(at: &Path) -> [String; 2] {
     let secrets = [symmetric(), STANDARD.encode([9; 24])];
     let keys: Vec<_> = [&secrets[0], &asymmetric(), &secrets[1]]
         .into_iter()
@@ -242,15 +276,38 @@ fn the_official_library_verifies_a_thousand_random_bodies_with_either_key() {
         });
         lines += &format!("{}\n", json!({ "headers": headers, "body": body }));
     }
-    let messages = directory.path().join("messages");
-    fs::write(&messages, lines).unwrap();
-    let output = python
-        .args(["-c", SCRIPT])
-        .arg(&messages)
-        .args(&secrets)
-        .output()
-        .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "2000\n");
+    fs::write(at, lines).unwrap();
+    secrets
+}
+
+#[test]
+fn the_official_libraries_verify_a_thousand_random_bodies_with_either_key() {
+    for (library, option, script) in [
+        (
+            python as fn(&Path) -> Result<Command, &'static str>,
+            "-c",
+            PYTHON,
+        ),
+        (node, "-e", NODE),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = match library(directory.path()) {
+            Ok(command) => command,
+            Err(reason) => {
+                eprintln!("skipped: {reason}");
+                continue;
+            }
+        };
+        let messages = directory.path().join("messages");
+        let secrets = signed_messages(&messages);
+        let output = command
+            .args([option, script])
+            .arg(&messages)
+            .args(&secrets)
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "2000\n");
+    }
 }

@@ -1,6 +1,6 @@
 //! Which addresses a webhook may connect to. Events carry health data, and a name in the configuration can be made to
-//! resolve to anything: a private network is reached only where `allow_nets` lists it, link-local addresses (cloud
-//! metadata services live there) never.
+//! resolve to anything: a private network is reached only where `allow_nets` lists it; link-local addresses and the
+//! metadata services of clouds, which hand out credentials, never.
 //!
 //! The check is made on the address that is connected to, not on an earlier look-up that DNS may have changed since.
 
@@ -60,9 +60,10 @@ pub enum Refused {
     /// In a private network that nobody listed.
     #[error("{0} is in a private network that the sink's allow_nets does not list")]
     Private(IpAddr),
-    /// Link-local, metadata, multicast, unspecified or reserved.
+    /// Link-local, metadata, multicast, unspecified, reserved, or another address in disguise.
     #[error(
-        "{0} is link-local, multicast or reserved: never connected to, even where allow_nets lists it"
+        "{0} is link-local, a cloud's metadata service, multicast or reserved: never connected to, even where allow_nets \
+         lists it"
     )]
     Never(IpAddr),
 }
@@ -84,10 +85,13 @@ impl Policy {
     pub fn check(&self, address: IpAddr) -> Result<(), Refused> {
         let address = carried(address);
         let (never, private) = match address {
-            IpAddr::V4(v4) => (never_v4(v4), v4.is_private() || is_shared(v4)),
+            IpAddr::V4(v4) => (
+                never_v4(v4),
+                v4.is_private() || is_shared(v4) || is_benchmarking(v4),
+            ),
             IpAddr::V6(v6) => (never_v6(v6), v6.is_unique_local() || is_site_local(v6)),
         };
-        if never {
+        if never || METADATA.contains(&address) {
             Err(Refused::Never(address))
         } else if private && !self.allowed.iter().any(|net| net.contains(address)) {
             Err(Refused::Private(address))
@@ -97,7 +101,8 @@ impl Policy {
     }
 }
 
-/// The IPv4 address inside an IPv6 one that leads to it: mapped (`::ffff:0:0/96`) or NAT64 (`64:ff9b::/96`).
+/// The IPv4 address inside an IPv6 one that leads to it: mapped (`::ffff:0:0/96`) or NAT64 (`64:ff9b::/96`), which is how
+/// a machine without IPv4 reaches a public receiver.
 fn carried(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => match v6.octets() {
@@ -110,23 +115,51 @@ fn carried(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Metadata services that are where receivers might be: Alibaba's among the shared addresses, Azure's among the public
+/// ones, Google's and Scaleway's in the unique local range. The others are link-local, or in a block of their own.
+const METADATA: [IpAddr; 4] = [
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)),
+];
+
+/// What the IANA's registry of special-purpose addresses has for no receiver.
 fn never_v4(address: Ipv4Addr) -> bool {
-    let [first, ..] = address.octets();
-    address.is_link_local() || first == 0 || first >= 224
+    let is_reserved = matches!(
+        address.octets(),
+        // This network; multicast, and all above it; protocol assignments (Oracle's metadata service is one); the
+        // anycast of 6to4.
+        [0 | 224.., ..] | [192, 0, 0, _] | [192, 88, 99, _]
+    );
+    is_reserved || address.is_link_local() || address.is_documentation()
 }
 
+/// Only global unicast, loopback, unique local and site-local addresses are left. That leaves out, beside link-local and
+/// multicast, other ways to write an IPv4 address into an IPv6 one: compatible (`::/96`), translated (`::ffff:0:0:0/96`)
+/// and NAT64 of a network's own (`64:ff9b:1::/48`).
 fn never_v6(address: Ipv6Addr) -> bool {
-    /// Amazon's metadata service, in the middle of the unique local range.
-    const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-    address.is_unicast_link_local()
-        || address.is_multicast()
-        || address.is_unspecified()
-        || address == METADATA
+    match address.segments() {
+        // Teredo and 6to4, which are IPv4 inside too; documentation; Amazon's own, its metadata service among them.
+        [0x2001, 0 | 0xdb8, ..] | [0x2002, ..] | [0x3fff, 0..=0xfff, ..] | [0xfd00, 0xec2, ..] => {
+            true
+        }
+        [first, ..] => {
+            let is_global = first & 0xe000 == 0x2000;
+            let is_local = address.is_unique_local() || is_site_local(address);
+            !is_global && !is_local && !address.is_loopback()
+        }
+    }
 }
 
 /// `100.64.0.0/10`, shared between carriers and used by overlay networks.
 fn is_shared(address: Ipv4Addr) -> bool {
     matches!(address.octets(), [100, 64..=127, ..])
+}
+
+/// `198.18.0.0/15`, for measurements, and used by proxies inside some networks.
+fn is_benchmarking(address: Ipv4Addr) -> bool {
+    matches!(address.octets(), [198, 18..=19, ..])
 }
 
 /// `fec0::/10`, deprecated and still routed inside some sites.
@@ -167,6 +200,53 @@ mod tests {
             ("fd12::9", [false, true, true]),
             ("fd12:0:1::9", [false, false, true]),
             ("fec0::1", [false, false, true]),
+            ("100.100.100.199", [false, false, true]),
+            ("100.127.255.255", [false, false, true]),
+            ("198.19.0.1", [false, false, true]),
+            ("64:ff9b::93.184.216.34", [true, true, true]),
+            ("::ffff:127.0.0.1", [true, true, true]),
+            ("172.15.255.255", [true, true, true]),
+            ("172.32.0.1", [true, true, true]),
+            ("100.63.255.255", [true, true, true]),
+            ("100.128.0.1", [true, true, true]),
+            ("198.20.0.1", [true, true, true]),
+            ("223.255.255.254", [true, true, true]),
+            ("2001:4860:4860::8888", [true, true, true]),
+            ("3ffe::1", [true, true, true]),
+            ("fdff::1", [false, false, true]),
+            ("fd00:42::43", [false, false, true]),
+            // Metadata services, wherever their clouds put them.
+            ("169.254.170.2", [false, false, false]),
+            ("100.100.100.200", [false, false, false]),
+            ("168.63.129.16", [false, false, false]),
+            ("192.0.0.192", [false, false, false]),
+            ("fd00:ec2::23", [false, false, false]),
+            ("fd20:ce::254", [false, false, false]),
+            ("fd00:42::42", [false, false, false]),
+            ("64:ff9b::169.254.169.254", [false, false, false]),
+            ("64:ff9b::100.100.100.200", [false, false, false]),
+            // IPv4 inside IPv6 in ways that no receiver needs, public or not.
+            ("2002:7f00:1::1", [false, false, false]),
+            ("2002:5db8:d822::1", [false, false, false]),
+            ("2001:0:1234::1", [false, false, false]),
+            ("64:ff9b:1::10.0.0.1", [false, false, false]),
+            ("::10.0.0.1", [false, false, false]),
+            ("::127.0.0.1", [false, false, false]),
+            ("::ffff:0:127.0.0.1", [false, false, false]),
+            // Reserved.
+            ("0.1.2.3", [false, false, false]),
+            ("192.0.2.1", [false, false, false]),
+            ("198.51.100.1", [false, false, false]),
+            ("203.0.113.1", [false, false, false]),
+            ("192.88.99.1", [false, false, false]),
+            ("240.0.0.1", [false, false, false]),
+            ("100::1", [false, false, false]),
+            ("2001:db8::1", [false, false, false]),
+            ("3fff::1", [false, false, false]),
+            ("4000::1", [false, false, false]),
+            ("fe80::a9fe:a9fe", [false, false, false]),
+            ("febf::1", [false, false, false]),
+            ("ff0e::1", [false, false, false]),
             ("169.254.169.254", [false, false, false]),
             ("::ffff:169.254.169.254", [false, false, false]),
             ("fd00:ec2::254", [false, false, false]),

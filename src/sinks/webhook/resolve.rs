@@ -64,6 +64,12 @@ mod tests {
         );
         let refused = resolver.resolve("10.0.0.1".parse().unwrap()).await;
         assert!(refused.err().unwrap().is::<Refused>());
+        let disguised =
+            FilteringResolver::new(vec!["::ffff:100.100.100.200".to_owned()], Policy::default());
+        let refused = disguised
+            .resolve("::FFFF:100.100.100.200".parse().unwrap())
+            .await;
+        assert!(refused.err().unwrap().is::<Refused>());
         let proxy = resolver.resolve("10.0.0.2".parse().unwrap()).await;
         assert_eq!(proxy.unwrap().count(), 1);
     }

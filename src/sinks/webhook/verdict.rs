@@ -2,7 +2,6 @@
 //! outcome: it may repeat health data.
 
 use std::error::Error;
-use std::io;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -118,29 +117,29 @@ pub(super) fn innermost(error: &reqwest::Error) -> String {
     cause.unwrap_or_default()
 }
 
+/// The alerts by which a receiver refuses a certificate, or that there is none.
+const ABOUT_CERTIFICATES: [AlertDescription; 10] = [
+    AlertDescription::CertificateRequired,
+    AlertDescription::BadCertificate,
+    AlertDescription::UnsupportedCertificate,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::UnknownCA,
+    AlertDescription::AccessDenied,
+    AlertDescription::DecryptError,
+    AlertDescription::HandshakeFailure,
+];
+
 /// The alert by which a receiver ended the handshake after we thought it over: with TLS 1.3 it judges our certificate
-/// when the request may be on its way already. It cannot have read the request: what it has of it is encrypted with keys
-/// that it makes with the end of the handshake.
+/// when the request may be on its way already. It cannot have read the request, whose keys it makes with the end of the
+/// handshake.
 fn refused_handshake(cause: &(dyn Error + 'static)) -> Option<AlertDescription> {
-    // An I/O error hides what it holds from the chain of causes.
-    let inner = cause.downcast_ref::<io::Error>()?.get_ref()?;
-    let rustls::Error::AlertReceived(alert) = inner.downcast_ref()? else {
-        return None;
-    };
-    let is_of_handshake = matches!(
-        alert,
-        AlertDescription::CertificateRequired
-            | AlertDescription::BadCertificate
-            | AlertDescription::UnsupportedCertificate
-            | AlertDescription::CertificateRevoked
-            | AlertDescription::CertificateExpired
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::UnknownCA
-            | AlertDescription::AccessDenied
-            | AlertDescription::DecryptError
-            | AlertDescription::HandshakeFailure
-    );
-    is_of_handshake.then_some(*alert)
+    // By its words: HTTP/2 hands on nothing else of what TLS has found.
+    let found = cause.to_string();
+    let words = |alert| rustls::Error::AlertReceived(alert).to_string();
+    let mut alerts = ABOUT_CERTIFICATES.into_iter();
+    alerts.find(|alert| words(*alert) == found)
 }
 
 fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {

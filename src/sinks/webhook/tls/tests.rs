@@ -35,7 +35,7 @@ fn issued(by: &Authority) -> (rcgen::Certificate, KeyPair) {
 }
 
 /// A server that trusts the clients of `clients`, if it asks for a certificate at all.
-fn acceptor(server: &Authority, clients: Option<&Authority>) -> TlsAcceptor {
+fn acceptor(server: &Authority, clients: Option<&Authority>, protocol: &[u8]) -> TlsAcceptor {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -51,7 +51,9 @@ fn acceptor(server: &Authority, clients: Option<&Authority>) -> TlsAcceptor {
     let (certificate, key) = issued(server);
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let chain = vec![certificate.der().clone()];
-    TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()))
+    let mut config = builder.with_single_cert(chain, key).unwrap();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    TlsAcceptor::from(Arc::new(config))
 }
 
 async fn serve(acceptor: TlsAcceptor, stream: TcpStream) {
@@ -118,8 +120,11 @@ async fn a_receivers_own_authority_and_our_certificate_are_used_and_what_tls_ref
     let (servers, clients, others) = (authority(), authority(), authority());
     let (ours, strangers) = (issued(&clients), issued(&others));
     let mut tasks = JoinSet::new();
-    let open = listening(acceptor(&servers, None), &mut tasks).await;
-    let mutual = listening(acceptor(&servers, Some(&clients)), &mut tasks).await;
+    let open = listening(acceptor(&servers, None, b"http/1.1"), &mut tasks).await;
+    let mutual = listening(acceptor(&servers, Some(&clients), b"http/1.1"), &mut tasks).await;
+    // Never gets so far as to speak it.
+    let second = acceptor(&servers, Some(&clients), b"h2");
+    let second = listening(second, &mut tasks).await;
     let directory = tempfile::tempdir().unwrap();
     let servers = Some(&servers);
     for (address, ca, client, expected) in [
@@ -130,6 +135,8 @@ async fn a_receivers_own_authority_and_our_certificate_are_used_and_what_tls_ref
         (mutual, servers, Some(&ours), "yes"),
         (mutual, servers, None, "not sent"),
         (mutual, servers, Some(&strangers), "not sent"),
+        (second, servers, None, "not sent"),
+        (second, servers, Some(&strangers), "not sent"),
     ] {
         let url = format!("https://localhost:{}/", address.port());
         let given = Given { ca, client };

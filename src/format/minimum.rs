@@ -209,6 +209,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType, Parcel};
+    use crate::format::{Payload, cloudevents, fullscript, native};
 
     fn paths(texts: &[&str]) -> Vec<JsonPath> {
         texts
@@ -384,8 +386,30 @@ mod tests {
         drawn.draw(node, &mut Vec::new(), only.is_empty())
     }
 
+    /// The body in every format, of an event that has a text beside its data too.
+    fn bodies(data: &str, payload: &Payload) -> [String; 3] {
+        let event = format!(r#"{{"id":"e-1","note":"canary-none","data":{data}}}"#);
+        let parcel = Parcel {
+            delivery: DeliveryId(1),
+            attempt: 1,
+            event: EventId::new("e-1").unwrap(),
+            event_type: EventType::new("order.placed").unwrap(),
+            created_at: chrono::DateTime::UNIX_EPOCH,
+            clinic: ClinicName::new("oak-street").unwrap(),
+            clinic_id: None,
+            body: EventBody::from_json(event),
+        };
+        let data = payload.data(&parcel.body).unwrap();
+        [
+            fullscript::reduced(&parcel, data.as_deref()),
+            native::body_with(&parcel, data.as_deref()),
+            cloudevents::body_with(&parcel, data.as_deref()),
+        ]
+        .map(|body| String::from_utf8(body.unwrap()).unwrap())
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
         fn exactly_what_the_paths_name_goes_or_stays(
@@ -402,6 +426,11 @@ mod tests {
             prop_assert_eq!(Minimum::new(Vec::new(), spell(&redact)).of(&whole).unwrap(), rest.as_str());
             let both = Minimum::new(spell(&only), spell(&redact)).of(&whole).unwrap();
             prop_assert_eq!(&both, &Minimum::new(spell(&only), spell(&redact)).of(&whole).unwrap());
+            for body in bodies(&whole, &Payload::of_paths(spell(&only), spell(&redact))) {
+                for leaf in body.split("canary-").skip(1) {
+                    prop_assert!(both.contains(&leaf[..4]), "{} is in a body", &leaf[..4]);
+                }
+            }
             for leaf in both.split("canary-").skip(1) {
                 let leaf = &leaf[..4];
                 prop_assert!(rest.contains(leaf), "redacted: {}", leaf);

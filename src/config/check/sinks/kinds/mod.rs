@@ -117,6 +117,15 @@ mod tests {
     ];
 
     #[test]
+    fn the_page_of_the_webhook_names_each_of_its_keys() {
+        let page = include_str!("../../../../../docs/webhook.md");
+        let of_webhook = KEYS.iter().find(|(kind, _)| *kind == "webhook");
+        for key in of_webhook.unwrap().1 {
+            assert!(page.contains(&format!("`{key}`")), "{key}");
+        }
+    }
+
+    #[test]
     fn the_table_of_keys_says_what_each_kind_reads() {
         for (kind, keys) in KEYS {
             let text = format!("[[sinks]]\nkind = \"{kind}\"\n");

@@ -1,6 +1,6 @@
 //! Power cuts: what a disk is left with when the machine stops at any moment.
 //!
-//! A library that is preloaded into the daemon (`notes.c`) notes down every write, truncation, flush, creation and
+//! A library that is preloaded into the daemon (`notes.c`) notes down every write, truncation, flush, creation, renaming and
 //! removal below the world's directory. When the daemon is dead, [`Disk::cut`] makes the files what the notes allow a
 //! real disk to hold (`model`): all that was flushed, and of the rest any part. Files keep their inode numbers, as they
 //! do on a disk. What is modelled and what is not is in `docs/reliability.md`.

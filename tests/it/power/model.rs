@@ -5,7 +5,7 @@
 //! a file may have grown around a hole of zeros. What a file's directory says of it happens in its order.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -33,6 +33,7 @@ pub(super) enum What {
     Flush,
     Created(PathBuf),
     Removed(PathBuf),
+    Renamed(PathBuf, PathBuf),
 }
 
 impl Note {
@@ -65,6 +66,10 @@ impl Note {
             b's' => What::Flush,
             b'c' => What::Created(path()),
             b'u' => What::Removed(path()),
+            b'r' => {
+                let (from, to) = std::str::from_utf8(data).unwrap().split_once('\0').unwrap();
+                What::Renamed(from.into(), to.into())
+            }
             other => panic!("no note is called {other}"),
         };
         Some((Self { inode, what }, rest))
@@ -90,11 +95,14 @@ pub(super) enum Left<'a> {
 /// A disk and what has happened to it since it was last made durable.
 pub(super) struct Replayed {
     names: BTreeMap<PathBuf, u64>,
-    /// In order; `None` removes.
-    naming: Vec<(PathBuf, Option<u64>)>,
+    /// In order.
+    naming: Vec<Naming>,
     contents: HashMap<u64, Content>,
     folders: HashMap<u64, PathBuf>,
 }
+
+/// What happens to names of one directory at once; `None` removes.
+type Naming = Vec<(PathBuf, Option<u64>)>;
 
 #[derive(Default)]
 struct Content {
@@ -127,10 +135,14 @@ pub(super) fn replay(files: Files, notes: Vec<Note>, names: Names) -> Replayed {
             What::Wrote { at, bytes } => disk.change(inode, Change::Write { at, bytes }),
             What::HasLength(length) => disk.change(inode, Change::Length(length)),
             What::Created(path) => {
-                disk.naming.push((path, Some(inode)));
+                disk.naming.push(vec![(path, Some(inode))]);
                 disk.contents.insert(inode, Content::default());
             }
-            What::Removed(path) => disk.naming.push((path, None)),
+            What::Removed(path) => disk.naming.push(vec![(path, None)]),
+            What::Renamed(from, to) => {
+                assert_eq!(from.parent(), to.parent());
+                disk.naming.push(vec![(from, None), (to, Some(inode))]);
+            }
             What::Flush => disk.flush(inode, names),
         }
     }
@@ -149,11 +161,13 @@ impl Replayed {
         }
         let folder = self.folders.get(&inode);
         let naming = std::mem::take(&mut self.naming);
-        for (path, now) in naming {
-            if names == Names::Journal || path.parent() == folder.map(PathBuf::as_path) {
-                call(&mut self.names, &path, now);
+        for naming in naming {
+            let of_folder =
+                |(path, _): &(PathBuf, _)| path.parent() == folder.map(PathBuf::as_path);
+            if names == Names::Journal || naming.iter().all(of_folder) {
+                call(&mut self.names, &naming);
             } else {
-                self.naming.push((path, now));
+                self.naming.push(naming);
             }
         }
     }
@@ -172,8 +186,8 @@ impl Replayed {
             Left::Some(random) => random.random_range(0..=self.naming.len()),
         };
         let mut names = self.names.clone();
-        for (path, now) in self.naming.iter().take(happened) {
-            call(&mut names, path, *now);
+        for naming in self.naming.iter().take(happened) {
+            call(&mut names, naming);
         }
         // In the order of the names, so that a seed gives the same choices again.
         let contents = names
@@ -187,11 +201,13 @@ impl Replayed {
     }
 }
 
-fn call(names: &mut BTreeMap<PathBuf, u64>, path: &Path, now: Option<u64>) {
-    match now {
-        Some(inode) => names.insert(path.to_owned(), inode),
-        None => names.remove(path),
-    };
+fn call(names: &mut BTreeMap<PathBuf, u64>, naming: &Naming) {
+    for (path, now) in naming {
+        match now {
+            Some(inode) => names.insert(path.clone(), *inode),
+            None => names.remove(path),
+        };
+    }
 }
 
 impl Content {
@@ -245,6 +261,7 @@ mod tests {
     use std::collections::HashSet;
 
     use rand::SeedableRng;
+    use std::path::Path;
 
     use super::*;
 
@@ -319,6 +336,21 @@ mod tests {
             let found: Vec<_> = left.names.keys().collect();
             assert_eq!(found, [Path::new(expected)], "{names:?} {flushed}");
         }
+    }
+
+    #[test]
+    fn a_renamed_file_has_its_old_name_or_its_new_one() {
+        let new = note(8, What::Created("/d/new".into()));
+        let renamed = note(8, What::Renamed("/d/new".into(), "/d/file".into()));
+        let notes = vec![new, note(FOLDER, What::Flush), renamed.clone()];
+        let disk = replay(with_file(b"kept"), notes, Names::Posix);
+        let mut random = StdRng::seed_from_u64(1);
+        let mut names = || disk.left(&mut Left::Some(&mut random)).names;
+        let found: HashSet<Vec<(PathBuf, u64)>> =
+            (0..99).map(|_| names().into_iter().collect()).collect();
+        let (file, new) = (PathBuf::from("/d/file"), PathBuf::from("/d/new"));
+        let before = vec![(file.clone(), FILE), (new, 8)];
+        assert_eq!(found, HashSet::from([before, vec![(file, 8)]]));
     }
 
     #[test]

@@ -243,10 +243,18 @@ static int unlink_noting(int at, const char *path, int flags) {
 int unlink(const char *path) { return unlink_noting(AT_FDCWD, path, 0); }
 int unlinkat(int at, const char *path, int flags) { return unlink_noting(at, path, flags); }
 
-/* No file that is watched is renamed but by the file sink's daily rotation, whose system call no library sees. A named
- * pipe may be: no disk has what is in it. */
+/* The file sink's daily rotation renames by a system call that no library sees. A named pipe is not noted: no disk has
+ * what is in it. */
 int rename(const char *from, const char *to) {
+  char both[2 * PATH_MAX];
+  pthread_mutex_lock(&lock);
   struct stat found;
-  if (is_below(from) && lstat(from, &found) == 0 && S_ISREG(found.st_mode)) abort();
-  return real_rename(from, to);
+  int ours = is_below(from) && lstat(from, &found) == 0 && S_ISREG(found.st_mode);
+  if (ours) tick();
+  int failed = real_rename(from, to), before = errno;
+  /* Both names, with a zero between them. */
+  if (ours && !failed) note('r', found.st_ino, 0, both, snprintf(both, sizeof both, "%s%c%s", from, 0, to));
+  pthread_mutex_unlock(&lock);
+  errno = before;
+  return failed;
 }

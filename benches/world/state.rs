@@ -27,10 +27,20 @@ pub(crate) struct State {
 impl State {
     /// With a file sink that takes the types of `matches`; `poll` are further lines of `[poll]`.
     pub(crate) async fn prepare(vendor: &Vendor, poll: &str, matches: &str) -> Self {
+        Self::prepare_with(vendor, poll, matches, "").await
+    }
+
+    /// The same with further sinks.
+    pub(crate) async fn prepare_with(
+        vendor: &Vendor,
+        poll: &str,
+        matches: &str,
+        sinks: &str,
+    ) -> Self {
         let state = Self {
             directory: tempfile::tempdir().unwrap(),
         };
-        state.write_config(vendor, poll, matches);
+        state.write_config(vendor, poll, matches, sinks);
         state.log_in(vendor).await;
         state
     }
@@ -52,7 +62,7 @@ impl State {
         self.directory.path().join(name)
     }
 
-    fn write_config(&self, vendor: &Vendor, poll: &str, matches: &str) {
+    fn write_config(&self, vendor: &Vendor, poll: &str, matches: &str, sinks: &str) {
         let options = Options::default();
         write_secret(&self.path("client_secret"), &options.client_secret);
         write_secret(&self.path("seal_key"), SEAL_KEY);
@@ -63,7 +73,7 @@ impl State {
              [state]\ndirectory = {:?}\nseal_key = {{ file = {:?} }}\n\
              [poll]\n{poll}\n\
              [poll.budget]\nrequests = 10000000\nbackfill = 5000000\n\
-             [[sinks]]\nname = \"log\"\nkind = \"file\"\nclinics = [\"*\"]\nmatch = [{matches:?}]\npath = {:?}\n",
+             [[sinks]]\nname = \"log\"\nkind = \"file\"\nclinics = [\"*\"]\nmatch = [{matches:?}]\npath = {:?}\n{sinks}\n",
             vendor.base,
             options.client_id,
             path("client_secret"),

@@ -190,6 +190,12 @@ impl Ledger {
             .store
             .write(move |c| claim(c, sink, (limit, kib), epoch, now))
             .await?;
+        Ok(self.opened(due).await)
+    }
+
+    /// What was claimed, with its bodies.
+    async fn opened(&self, due: Vec<(Due, Option<Vec<u8>>)>) -> Vec<Claim> {
+        let epoch = self.epoch;
         let mut claims = Vec::with_capacity(due.len());
         let mut unreadable = Vec::new();
         for (row, sealed) in due {
@@ -208,7 +214,7 @@ impl Ledger {
             // Those stay claimed until the sink resumes; the good ones must not wait with them.
             tracing::error!(%error, "a damaged body could not be asked for again");
         }
-        Ok(claims)
+        claims
     }
 
     /// Settles claims by their decisions, and the sink's checkpoint with them, in one transaction. Once another owner
@@ -220,33 +226,37 @@ impl Ledger {
     ) -> Result<Settled, Unavailable> {
         let (settlement, sealer) = (settlement.clone(), self.store.sealer().clone());
         self.store
-            .write(move |c| {
-                let newest = c
-                    .prepare_cached("SELECT epoch FROM instance")?
-                    .query_row((), |row| row.get(0).map(Epoch))?;
-                let mut settled = Settled::default();
-                if settlement
-                    .decided
-                    .iter()
-                    .all(|(claim, _)| claim.epoch == newest)
-                {
-                    settled.changed = settle_done(c, &settlement.decided, now)?;
-                    for (claim, decision) in settlement.decided.iter() {
-                        settled.changed += settle_open(c, &sealer, claim, decision, now)?;
-                    }
-                    if order::ordered(c)?.contains(&settlement.sink) {
-                        let claims = settlement.decided.iter().map(|(claim, _)| claim);
-                        order::next_in_line(c, &numbers(claims.map(|claim| claim.delivery.0)))?;
-                    }
-                }
-                settled.fenced = settlement.decided.len() - settled.changed;
-                // Behind an older checkpoint a sink rolls forward; behind a stale owner's it would miss lines.
-                if settled.fenced == 0 {
-                    write_checkpoint(c, settlement.sink, settlement.checkpoint.as_ref())?;
-                }
-                Ok(settled)
-            })
+            .write(move |c| settle(c, &sealer, &settlement, now))
             .await
+    }
+
+    /// As [`Ledger::settle`], and claims at most `limit` others of the sink in the same transaction, unless it is paused:
+    /// one flush for both.
+    pub async fn settle_and_claim(
+        &self,
+        settlement: &Settlement,
+        limit: usize,
+        now: DateTime<Utc>,
+    ) -> Result<(Settled, Vec<Claim>), Unavailable> {
+        let (settlement, sealer) = (settlement.clone(), self.store.sealer().clone());
+        let epoch = self.epoch;
+        let (settled, due) = self
+            .store
+            .write(move |c| {
+                let sink = settlement.sink;
+                let settled = settle(c, &sealer, &settlement, now)?;
+                let is_paused = c
+                    .prepare_cached("SELECT mode = 'paused' FROM sink WHERE sink = ?1")?
+                    .query_row([sink.0], |row| row.get(0))?;
+                let due = if is_paused || settled.fenced > 0 {
+                    Vec::new()
+                } else {
+                    claim(c, sink, (limit, usize::MAX), epoch, now)?
+                };
+                Ok((settled, due))
+            })
+            .await?;
+        Ok((settled, self.opened(due).await))
     }
 
     /// What a sink's last checkpoint was, and which of its deliveries are claimed. Asked only while no attempt of the
@@ -361,6 +371,38 @@ impl Ledger {
             })
             .await
     }
+}
+
+fn settle(
+    c: &Connection,
+    sealer: &Sealer,
+    settlement: &Settlement,
+    now: DateTime<Utc>,
+) -> rusqlite::Result<Settled> {
+    let newest = c
+        .prepare_cached("SELECT epoch FROM instance")?
+        .query_row((), |row| row.get(0).map(Epoch))?;
+    let mut settled = Settled::default();
+    if settlement
+        .decided
+        .iter()
+        .all(|(claim, _)| claim.epoch == newest)
+    {
+        settled.changed = settle_done(c, &settlement.decided, now)?;
+        for (claim, decision) in settlement.decided.iter() {
+            settled.changed += settle_open(c, sealer, claim, decision, now)?;
+        }
+        if order::ordered(c)?.contains(&settlement.sink) {
+            let claims = settlement.decided.iter().map(|(claim, _)| claim);
+            order::next_in_line(c, &numbers(claims.map(|claim| claim.delivery.0)))?;
+        }
+    }
+    settled.fenced = settlement.decided.len() - settled.changed;
+    // Behind an older checkpoint a sink rolls forward; behind a stale owner's it would miss lines.
+    if settled.fenced == 0 {
+        write_checkpoint(c, settlement.sink, settlement.checkpoint.as_ref())?;
+    }
+    Ok(settled)
 }
 
 fn claim(

@@ -152,6 +152,10 @@ impl Pipeline {
         let mut failed = None;
         let mut left = Left::Ended;
         while failed.is_none() && !until.stopped.is_cancelled() {
+            // Those that have ended since: what is free is claimed in one transaction.
+            while let Some(ended) = attempts.try_join_next() {
+                failed = failed.or(flatten(ended).err());
+            }
             // Known before the ledger is asked: what was released after the question is seen by one more.
             let drained = until.drained.is_cancelled();
             taking.take_all(&mut claims);
@@ -163,7 +167,7 @@ impl Pipeline {
                 }
                 taking.take_all(&mut claims);
             }
-            self.start(index, &mut claims, &mut attempts);
+            self.start(index, &mut claims, &mut attempts, &until.stopped);
             let permitted = self.permitted(sink).await;
             if permitted == Permit::Nothing {
                 bringing.let_go();
@@ -192,7 +196,7 @@ impl Pipeline {
             let nothing_due = (wanted > 0 || permitted == Permit::Nothing)
                 && claims.is_empty()
                 && bringing.is_empty();
-            self.start(index, &mut claims, &mut attempts);
+            self.start(index, &mut claims, &mut attempts, &until.stopped);
             if drained && nothing_due && attempts.is_empty() {
                 break;
             }
@@ -210,7 +214,7 @@ impl Pipeline {
         // What is claimed and in flight is finished before the loop ends: what it did has to be settled.
         loop {
             if failed.is_none() {
-                self.start(index, &mut claims, &mut attempts);
+                self.start(index, &mut claims, &mut attempts, &until.stopped);
             }
             let Some(ended) = attempts.join_next().await else {
                 break;
@@ -234,6 +238,7 @@ impl Pipeline {
         index: usize,
         claims: &mut Vec<Held>,
         attempts: &mut JoinSet<Result<(), Stopped>>,
+        stopped: &CancellationToken,
     ) {
         let Some(sink) = self.sinks.get(index).map(|open| &open.sink) else {
             return;
@@ -248,7 +253,7 @@ impl Pipeline {
         while attempts.len() < sink.concurrency() && !claims.is_empty() {
             let rest = claims.split_off(sink.batch().min(claims.len()));
             let batch = std::mem::replace(claims, rest);
-            attempts.spawn(Arc::clone(self).attempt(index, batch));
+            attempts.spawn(Arc::clone(self).attempt(index, batch, stopped.clone()));
         }
     }
 
@@ -296,11 +301,41 @@ impl Pipeline {
         Some(claims.into_iter().map(held).collect())
     }
 
-    /// Attempts a batch of claims once, and settles them however often the ledger has to be asked.
-    async fn attempt(self: Arc<Self>, index: usize, claims: Vec<Held>) -> Result<(), Stopped> {
+    /// Takes one place of a sink for as long as there is something to attempt: what is claimed, and what is due when
+    /// that is settled.
+    async fn attempt(
+        self: Arc<Self>,
+        index: usize,
+        mut claims: Vec<Held>,
+        stopped: CancellationToken,
+    ) -> Result<(), Stopped> {
         let Some(sink) = self.sinks.get(index) else {
             return Ok(());
         };
+        while !claims.is_empty() {
+            claims = self.attempt_once(sink, claims, &stopped).await?;
+        }
+        Ok(())
+    }
+
+    /// How many claims the end of an attempt may bring: none where the sink's loop brings them otherwise.
+    fn successors(&self, sink: &OpenSink, stopped: &CancellationToken) -> usize {
+        let by_itself = !sink.sink.is_exact() && self.bodies == Bodies::UntilSettled;
+        if by_itself && !stopped.is_cancelled() && sink.health.permits(self.now()) == Permit::All {
+            sink.sink.batch()
+        } else {
+            0
+        }
+    }
+
+    /// Attempts a batch of claims once, and settles them however often the ledger has to be asked. Gives what was claimed
+    /// with that.
+    async fn attempt_once(
+        &self,
+        sink: &OpenSink,
+        claims: Vec<Held>,
+        stopped: &CancellationToken,
+    ) -> Result<Vec<Held>, Stopped> {
         // The room is free again when all is settled.
         let (claims, _room): (Vec<_>, Vec<_>) = claims
             .into_iter()
@@ -328,8 +363,20 @@ impl Pipeline {
         }
         let settlement = Settlement::new(sink.id, decided, attempted.checkpoint);
         loop {
-            match self.ledger.settle(&settlement, now).await {
-                Ok(settled) => {
+            // What an outage has pushed back gets its place again first, and what is gone gets nothing.
+            let is_steady = changed == Change::None && gone.is_none();
+            let settled = match self.successors(sink, stopped) {
+                limit if limit == 0 || !is_steady => {
+                    let settled = self.ledger.settle(&settlement, now).await;
+                    settled.map(|settled| (settled, Vec::new()))
+                }
+                limit => {
+                    let (ledger, now) = (&self.ledger, self.now());
+                    ledger.settle_and_claim(&settlement, limit, now).await
+                }
+            };
+            match settled {
+                Ok((settled, next)) => {
                     if settled.fenced > 0 {
                         tracing::error!(sink = %sink.name, fenced = settled.fenced, "deliveries were settled by somebody else meanwhile");
                     }
@@ -338,7 +385,8 @@ impl Pipeline {
                         // The next attempt, or the next start, finds out again.
                         self.ledger_trouble(&error);
                     }
-                    return Ok(());
+                    let held = |claim| Held { claim, room: None };
+                    return Ok(next.into_iter().map(held).collect());
                 }
                 Err(error) => {
                     self.ledger_trouble(&error);

@@ -14,6 +14,7 @@
 
 mod backfill;
 mod bad_input;
+mod behaviours;
 mod binary;
 mod bodies;
 mod budget;

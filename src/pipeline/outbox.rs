@@ -349,7 +349,12 @@ impl Pipeline {
         let mut changed = Change::None;
         let mut gone = None;
         for (claim, outcome) in attempted.outcomes {
-            let (standing, change) = sink.health.after(claim.parcel.delivery, &outcome, now);
+            // What an exact sink refuses is one event's fault: it stops by itself where it does not work.
+            let (standing, change) = if sink.sink.is_exact() {
+                (Standing::Works, Change::None)
+            } else {
+                sink.health.after(claim.parcel.delivery, &outcome, now)
+            };
             if change != Change::None {
                 changed = change;
             }

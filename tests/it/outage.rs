@@ -135,3 +135,23 @@ async fn a_draining_sink_gets_nothing_new_and_a_backfill_brings_it_later() {
     assert_eq!(hook.got().last().unwrap().event, after);
     assert_eq!(hook.got().len(), 3);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_exact_sink_refuses_says_nothing_of_the_sink() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("clinic.sqlite3");
+    let c = rusqlite::Connection::open(&path).unwrap();
+    let table = "CREATE TABLE event (id TEXT PRIMARY KEY CHECK (id = 'another'))";
+    c.execute_batch(table).unwrap();
+    let sink = format!(
+        "[[sinks]]\nname = \"book\"\nkind = \"sqlite\"\npath = {path:?}\nmax_attempts = 1\n\
+         statement = \"INSERT INTO event (id) VALUES (:id)\"\n"
+    );
+    let world = begin(sink).await;
+    let oak = world.id_of("oak");
+    world.vendor.make_events(9, oak, "patient.created");
+    world.pass().await;
+    let sink = world.sink("book").await;
+    assert_eq!(sink.outage, None);
+    assert_eq!(sink.count(DeliveryState::Dead), 9);
+}

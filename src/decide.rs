@@ -78,6 +78,8 @@ pub enum Decision {
     Held {
         /// How this attempt ended.
         reason: String,
+        /// It may have arrived.
+        in_doubt: bool,
     },
     /// Given up.
     Dead {
@@ -103,7 +105,10 @@ pub fn decide(
     let (reason, wish, refusals) = match outcome {
         Outcome::Yes => return Decision::Done,
         Outcome::Doubt { reason } if rules.on_doubt == OnDoubt::Hold => {
-            return Decision::Held { reason };
+            return Decision::Held {
+                reason,
+                in_doubt: true,
+            };
         }
         Outcome::No {
             reason,
@@ -130,7 +135,7 @@ pub fn decide(
         let minutes = wait.as_secs() / 60;
         let reason =
             format!("{reason}; set aside after it held back later events for {minutes} min");
-        return Decision::Held { reason };
+        return Decision::Held { reason, in_doubt };
     }
     let wait = match wish {
         // The breaker says when the receiver is tried again. Behind all others, so that each probe is another one.

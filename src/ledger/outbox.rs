@@ -653,7 +653,7 @@ fn settle_open(
             maybe_sent = *in_doubt || claim.sent_before;
             (DeliveryState::Queued, Some(ms(*at)), *refusals, reason)
         }
-        Decision::Held { reason } => (DeliveryState::Held, None, claim.facts.refusals, reason),
+        Decision::Held { reason, .. } => (DeliveryState::Held, None, claim.facts.refusals, reason),
         Decision::Dead { reason } => (DeliveryState::Dead, None, claim.facts.refusals, reason),
     };
     let changed = c.prepare_cached(

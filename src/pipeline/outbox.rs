@@ -458,9 +458,10 @@ fn report(sink: &OpenSink, claim: &Claim, decision: &Decision, standing: Standin
         Decision::Again { at, reason, .. } => {
             tracing::warn!(%sink, %event, attempt, due_at = %at.format("%FT%TZ"), "not delivered: {reason}");
         }
-        Decision::Held { reason } => tracing::error!(
+        Decision::Held { reason, in_doubt } => tracing::error!(
             %sink, %event, attempt,
-            "may have been delivered: {reason}; held until a person decides (`fullscript-events deliveries show {delivery}`)",
+            "{what}: {reason}; held until a person decides (`fullscript-events deliveries show {delivery}`)",
+            what = if *in_doubt { "may have been delivered" } else { "not delivered" },
             delivery = claim.parcel.delivery,
         ),
         Decision::Dead { reason } => tracing::error!(

@@ -729,7 +729,13 @@ impl Bench {
                 };
                 (decision, DeliveryState::Queued)
             }
-            Verdict::Held => (Decision::Held { reason: reason() }, DeliveryState::Held),
+            Verdict::Held => (
+                Decision::Held {
+                    reason: reason(),
+                    in_doubt: true,
+                },
+                DeliveryState::Held,
+            ),
             Verdict::Dead => (Decision::Dead { reason: reason() }, DeliveryState::Dead),
         };
         let due_at = match &decision {

@@ -43,12 +43,27 @@ pub(super) fn ordered(c: &Connection) -> rusqlite::Result<Vec<SinkId>> {
         .collect()
 }
 
+/// Makes the indexes of the lines where a sink keeps an order. Where none does, every delivery that is written would look
+/// at them for nothing.
+pub(super) fn index_lines(c: &Connection) -> rusqlite::Result<()> {
+    c.execute_batch(if ordered(c)?.is_empty() {
+        "DROP INDEX IF EXISTS delivery_line;
+         DROP INDEX IF EXISTS delivery_unseen"
+    } else {
+        "CREATE INDEX IF NOT EXISTS delivery_line ON delivery (sink, key, place)
+           WHERE key IS NOT NULL AND (state = 'queued' OR state = 'claimed');
+         CREATE INDEX IF NOT EXISTS delivery_unseen ON delivery (sink, lane, place)
+           WHERE place IS NOT NULL AND state = 'queued' AND ready = 0"
+    })
+}
+
 /// Notes which order a sink keeps; where that is another than before, its deliveries are lined up anew.
 pub(super) fn keep_order(c: &Connection, sink: SinkId, by: OrderBy) -> rusqlite::Result<()> {
     let changed = c
         .prepare_cached("UPDATE sink SET order_by = ?1 WHERE sink = ?2 AND order_by <> ?1")?
         .execute((by.as_str(), sink.0))?;
     if changed > 0 {
+        index_lines(c)?;
         line_up_all(c, sink)?;
     }
     Ok(())

@@ -116,7 +116,7 @@ impl Ledger {
     ) -> Result<BTreeMap<SinkName, SinkId>, Unavailable> {
         self.store
             .write(move |c| {
-                sinks
+                let numbers = sinks
                     .iter()
                     .map(|(name, by)| {
                         let id = c
@@ -128,7 +128,9 @@ impl Ledger {
                         order::keep_order(c, id, *by)?;
                         Ok((name.clone(), id))
                     })
-                    .collect()
+                    .collect::<rusqlite::Result<_>>()?;
+                order::index_lines(c)?;
+                Ok(numbers)
             })
             .await
     }

@@ -124,9 +124,6 @@ CREATE TABLE delivery (
 ) STRICT;
 CREATE INDEX delivery_due ON delivery (sink, due_at, delivery) WHERE state = 'queued' AND ready = 1;
 CREATE INDEX delivery_owed ON delivery (through, due_at, event) WHERE state = 'queued' AND ready = 0;
-CREATE INDEX delivery_line ON delivery (sink, key, place)
-  WHERE key IS NOT NULL AND (state = 'queued' OR state = 'claimed');
-CREATE INDEX delivery_unseen ON delivery (sink, lane, place) WHERE place IS NOT NULL AND state = 'queued' AND ready = 0;
 CREATE INDEX delivery_claimed ON delivery (sink) WHERE state = 'claimed';
 
 -- What the program of an attempt has said, sealed: of the newest attempt that was recorded, until its delivery is done or

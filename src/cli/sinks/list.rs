@@ -69,7 +69,7 @@ fn notes(row: &SinkRow, program: &str) -> Vec<String> {
     }
     if let Some(outage) = row.outage {
         notes.push(format!(
-            "{name}'s receiver does not work since {}; tried again at {}. Now: {program} sinks test {name}",
+            "{name}'s receiver has not worked since {}; tried again at {}. Now: {program} sinks test {name}",
             utc(outage.since),
             utc(outage.probe_at)
         ));

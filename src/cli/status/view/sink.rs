@@ -89,7 +89,7 @@ fn judge(snapshot: &Snapshot, row: &SinkRow, stale_after: TimeDelta) -> SinkView
             Severity::Warning,
             "receiver does not work",
             format!(
-                "Its receiver does not work for {}{}. Its events wait; one is tried at {}.",
+                "Its receiver has not worked for {}{}. Its events wait; one is tried at {}.",
                 span(snapshot.now - outage.since),
                 trouble.map_or(String::new(), |trouble| format!(": {trouble}")),
                 utc(outage.probe_at)

@@ -136,10 +136,12 @@ fn choose(
             "UPDATE delivery SET state = 'done', settled_at = ?1,
                reason = 'a person says it has arrived (was ' || state || coalesce(': ' || reason, '') || ')'"
         }
-        // Since when it is owed begins anew: what was given up after thirty days would be given up again at once.
+        // Since when it is owed begins anew: what was given up after thirty days would be given up again at once. So
+        // does what may have arrived: a person has looked, and what is held because it reads otherwise now would be
+        // held again.
         Choice::Retry => {
             "UPDATE delivery SET state = 'queued', ready = 0, settled_at = NULL, due_at = ?1, issued_at = ?1, refusals = 0,
-               failing_since = NULL, key = NULL"
+               failing_since = NULL, key = NULL, maybe_sent = NULL"
         }
         Choice::Drop => {
             "UPDATE delivery SET state = 'skipped', settled_at = ?1,

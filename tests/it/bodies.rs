@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use fullscript_events::domain::DeliveryState;
+use fullscript_events::ledger::Choice;
 
 use crate::receiver::{Answer, Receiver};
 use crate::stepped::{HOUR, MINUTE, Stepped, polling};
@@ -126,6 +127,16 @@ async fn what_may_have_arrived_and_reads_otherwise_now_is_held() {
         "it may have been delivered before, and Fullscript tells the event differently now"
     );
     assert_eq!(hook.got().len(), 3);
+
+    // A person who has looked may send it as it reads now.
+    let (which, now) = (vec![held.delivery], world.now());
+    let chosen = world
+        .ask(async |query| query.choose(Choice::Retry, which, now).await.unwrap())
+        .await;
+    assert_eq!(chosen, 1);
+    world.pass().await;
+    assert_eq!(to_hook(&changed).await.state, DeliveryState::Done);
+    assert_eq!(hook.got().len(), 4);
 
     // A refusal is no doubt: whatever it reads, it is sent.
     hook.answers(Answer::Status(500));

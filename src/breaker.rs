@@ -132,14 +132,10 @@ impl Streak {
         if self.failures < FAILURES || !self.general {
             return Breaker::Closed(self);
         }
-        let outage = Outage {
-            since: now,
-            probe_at: now,
-            probes: 0,
-        };
         Breaker::Open(Outage {
+            since: now,
+            probe_at: probe_at(1, now, jitter),
             probes: 0,
-            ..outage.probed(now, jitter)
         })
     }
 }
@@ -147,13 +143,17 @@ impl Streak {
 impl Outage {
     fn probed(self, now: DateTime<Utc>, jitter: f64) -> Self {
         let probes = self.probes.saturating_add(1);
-        let wait = back_off(probes, FIRST_WAIT, LONGEST_WAIT, jitter.max(0.5));
         Self {
-            probe_at: now + TimeDelta::from_std(wait).unwrap_or_default(),
+            probe_at: probe_at(probes, now, jitter),
             probes,
             ..self
         }
     }
+}
+
+fn probe_at(nth: u32, now: DateTime<Utc>, jitter: f64) -> DateTime<Utc> {
+    let wait = back_off(nth, FIRST_WAIT, LONGEST_WAIT, jitter.max(0.5));
+    now + TimeDelta::from_std(wait).unwrap_or_default()
 }
 
 #[cfg(test)]

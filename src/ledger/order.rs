@@ -22,7 +22,7 @@ use crate::domain::{EventBody, EventType, OrderBy, Reference, patient_of};
 const LONGEST_WAIT_FOR_DETAIL: TimeDelta = TimeDelta::hours(1);
 
 /// The place in line by the columns of `event`, as [`place`] makes it.
-const PLACE: &str = "printf('%016d %s', created_at, id)";
+pub(super) const PLACE: &str = "printf('%016d %s', created_at, id)";
 
 /// The place in line: the order of happening, as text.
 pub(super) fn place(reference: &Reference) -> String {

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 
-use super::{EventKey, SinkId, at, damaged, intake, ms, numbers, output};
+use super::{EventKey, SinkId, at, damaged, intake, ms, numbers, order, output};
 use crate::domain::{DeliveryId, DeliveryState};
 use crate::store::{Store, Unavailable};
 
@@ -260,12 +260,13 @@ fn resend(
     if let Some(open) = before.iter().find(is_open) {
         return Ok(Resend::Open(open.clone()));
     }
-    c.prepare_cached(
+    c.prepare_cached(&format!(
         "INSERT INTO delivery (event, sink, lane, through, ordinal, state, due_at, issued_at, place)
          SELECT event, sink, d.lane, e.lane, ?1, 'queued', ?2, ?2,
-           CASE WHEN order_by <> 'none' THEN printf('%016d %s', created_at, id) END
+           CASE WHEN order_by <> 'none' THEN {} END
          FROM delivery d JOIN event e USING (event) JOIN sink USING (sink) WHERE delivery = ?3",
-    )?
+        order::PLACE
+    ))?
     .execute((newest.ordinal + 1, ms(now), newest.delivery.0))?;
     let delivery = DeliveryId(c.last_insert_rowid());
     c.prepare_cached(

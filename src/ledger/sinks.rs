@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::query::{state, time};
-use super::{EventKey, Ledger, Query, SinkId, ms, numbers, order, outbox, output};
+use super::{Ledger, Query, SinkId, ms, numbers, order, outbox, output};
 use crate::breaker::{Breaker, Outage};
 use crate::domain::{DeliveryState, OrderBy, SinkName};
 use crate::store::Unavailable;
@@ -44,16 +44,6 @@ pub enum Next {
     Nothing,
     /// Something is due at this time.
     DueAt(DateTime<Utc>),
-}
-
-impl Next {
-    pub(super) fn of(paused: bool, due_at: Option<DateTime<Utc>>) -> Self {
-        match (paused, due_at) {
-            (true, _) => Self::Paused,
-            (false, None) => Self::Nothing,
-            (false, Some(due_at)) => Self::DueAt(due_at),
-        }
-    }
 }
 
 /// A sink as people see it.
@@ -137,17 +127,30 @@ impl Ledger {
 
     /// What a sink's loop may do next.
     pub async fn next(&self, sink: SinkId) -> Result<Next, Unavailable> {
+        self.next_of(sink, "ready = 1").await
+    }
+
+    /// `ready` stands in the statement, and not beside it: only so is it answered from the index of those rows alone.
+    pub(super) async fn next_of(
+        &self,
+        sink: SinkId,
+        ready: &'static str,
+    ) -> Result<Next, Unavailable> {
         self.store
             .read(move |c| {
-                let (paused, due_at) = c
-                    .prepare_cached(
-                        "SELECT mode = 'paused',
-                           (SELECT due_at FROM delivery WHERE sink = ?1 AND state = 'queued' AND ready = 1
-                            ORDER BY due_at LIMIT 1)
-                         FROM sink WHERE sink = ?1",
-                    )?
-                    .query_row([sink.0], |row| Ok((row.get(0)?, time(row, 1)?)))?;
-                Ok(Next::of(paused, due_at))
+                c.prepare_cached(&format!(
+                    "SELECT mode = 'paused',
+                       (SELECT due_at FROM delivery WHERE sink = ?1 AND state = 'queued' AND {ready}
+                        ORDER BY due_at LIMIT 1)
+                     FROM sink WHERE sink = ?1"
+                ))?
+                .query_row([sink.0], |row| {
+                    Ok(match (row.get(0)?, time(row, 1)?) {
+                        (true, _) => Next::Paused,
+                        (false, None) => Next::Nothing,
+                        (false, Some(due_at)) => Next::DueAt(due_at),
+                    })
+                })
             })
             .await
     }
@@ -385,7 +388,7 @@ fn reassign(
         ))?
         .query_map((ms(now), from.0, other.0), |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
-    let events: Vec<EventKey> = known.iter().copied().map(EventKey).collect();
+    let skipped = known.len() as u64;
     let known = numbers(known);
     outbox::forget_bodies(c, &known)?;
     output::forget_of(c, &known)?;
@@ -396,7 +399,7 @@ fn reassign(
     order::line_up_all(c, other)?;
     Ok(Reassigned::Moved {
         moved: moved as u64,
-        known: events.len() as u64,
+        known: skipped,
     })
 }
 

@@ -84,19 +84,7 @@ impl Ledger {
 
     /// As [`Ledger::next`], where bodies are not kept.
     pub async fn next_unkept(&self, sink: SinkId) -> Result<Next, Unavailable> {
-        self.store
-            .read(move |c| {
-                let (paused, due_at) = c
-                    .prepare_cached(
-                        "SELECT mode = 'paused',
-                           (SELECT due_at FROM delivery WHERE sink = ?1 AND state = 'queued' AND ready = 0
-                            ORDER BY due_at LIMIT 1)
-                         FROM sink WHERE sink = ?1",
-                    )?
-                    .query_row([sink.0], |row| Ok((row.get(0)?, time(row, 1)?)))?;
-                Ok(Next::of(paused, due_at))
-            })
-            .await
+        self.next_of(sink, "ready = 0").await
     }
 
     /// At most `limit` deliveries of a sink that are due at `now` and nobody has in hand, the oldest event first.

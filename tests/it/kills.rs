@@ -294,6 +294,14 @@ impl Report {
         &found.unwrap().2
     }
 
+    /// Events shown twice by the sinks that promise never to.
+    fn shown_twice_against_a_promise(&self) -> usize {
+        (self.sinks.iter())
+            .filter(|(_, promise, _)| *promise != Promise::Resent)
+            .map(|(.., tally)| tally.repeated.len() + tally.doubled.len())
+            .sum()
+    }
+
     /// Asserts what every run must show.
     fn assert_promises(&self) {
         for (sink, promise, tally) in &self.sinks {
@@ -505,6 +513,9 @@ async fn whatever_a_power_cut_leaves_it_keeps_every_sinks_promise() {
 }
 
 /// The control of the power cuts: they must do harm where a commit is not flushed, or they would prove nothing.
+///
+/// One short run may be lucky (its cuts fell where nothing was unflushed that matters), so it gets a few. Ten lucky ones in a
+/// row mean that the cuts do no harm.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_is_not_flushed_shows_events_twice_after_power_cuts() {
     let rounds = number("FULLSCRIPT_EVENTS_POWER_CUTS").map_or(15, |cuts| cuts.clamp(15, 100));
@@ -514,14 +525,15 @@ async fn a_ledger_that_is_not_flushed_shows_events_twice_after_power_cuts() {
         rounds,
         synchronous: Some("NORMAL"),
     };
-    if let Some(report) = run(plan, seed).await {
-        // The sinks that promise never to.
-        let twice: usize = (report.sinks.iter())
-            .filter(|(_, promise, _)| *promise == Promise::Held)
-            .map(|(.., tally)| tally.repeated.len() + tally.doubled.len())
-            .sum();
-        assert!(twice > 0, "not even NORMAL shows an event twice");
+    for run_of_it in 0..10 {
+        let Some(report) = run(plan, seed.wrapping_add(run_of_it)).await else {
+            return;
+        };
+        if report.shown_twice_against_a_promise() > 0 {
+            return;
+        }
     }
+    panic!("not even NORMAL shows an event twice");
 }
 
 /// The control of both: without a crash nothing is in doubt.

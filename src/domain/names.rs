@@ -1,0 +1,214 @@
+//! What an event is called: the names of the neighbouring systems that its type answers to (HealthChain), and the entity
+//! and operation that a live subscription speaks of (iCure).
+//!
+//! All of it follows from the type alone, so that an event can be routed before it is fetched. A type that this program
+//! has never heard of has names too: by its first word and by how it ends.
+
+use std::fmt;
+
+use super::EventType;
+
+/// What happened to the entity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operation {
+    /// It is new.
+    Create,
+    /// It changed.
+    Update,
+    /// It is gone.
+    Delete,
+}
+
+impl Operation {
+    /// Every operation, in the order people read them.
+    pub const ALL: [Self; 3] = [Self::Create, Self::Update, Self::Delete];
+
+    /// The last part of a `fhir` name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+
+    /// The word of a live subscription (`eventTypes`).
+    pub fn as_event_type(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What the first part of a type stands for.
+struct Kind {
+    segment: &'static str,
+    entity: &'static str,
+    /// The FHIR R4 resource; products and clinic keys have none.
+    resource: Option<&'static str>,
+}
+
+const KINDS: [Kind; 6] = [
+    Kind {
+        segment: "patient",
+        entity: "Patient",
+        resource: Some("Patient"),
+    },
+    Kind {
+        segment: "treatment_plan",
+        entity: "TreatmentPlan",
+        resource: Some("CarePlan"),
+    },
+    Kind {
+        segment: "order",
+        entity: "Order",
+        resource: Some("SupplyRequest"),
+    },
+    Kind {
+        segment: "lab_order",
+        entity: "LabOrder",
+        resource: Some("DiagnosticReport"),
+    },
+    Kind {
+        segment: "product",
+        entity: "Product",
+        resource: None,
+    },
+    Kind {
+        segment: "clinic_key",
+        entity: "ClinicKey",
+        resource: None,
+    },
+];
+
+impl EventType {
+    /// What happened: `created` and `placed` create, `deleted` and `revoked` delete, all else updates. A clinic's key comes
+    /// to be by its activation.
+    pub fn operation(&self) -> Operation {
+        let text = self.as_str();
+        if text == "clinic_key.activated" {
+            return Operation::Create;
+        }
+        match text.rsplit('.').next() {
+            Some("created" | "placed") => Operation::Create,
+            Some("deleted" | "revoked") => Operation::Delete,
+            Some(_) | None => Operation::Update,
+        }
+    }
+
+    /// What it happened to, such as `TreatmentPlan`; of an unknown type, its first part in the same spelling.
+    pub fn entity(&self) -> String {
+        if let Some(kind) = self.kind() {
+            return kind.entity.to_owned();
+        }
+        let words = self.segment().split('_').map(|word| {
+            let mut letters = word.chars();
+            let first = letters.next().map(char::to_uppercase);
+            first.into_iter().flatten().chain(letters)
+        });
+        words.flatten().collect()
+    }
+
+    /// The FHIR R4 resource that it is about, if there is one.
+    pub fn fhir_resource(&self) -> Option<&'static str> {
+        self.kind()?.resource
+    }
+
+    /// Every name that it answers to, the most telling last: its type, `fullscript.<type>`, and where there is a FHIR
+    /// resource `fhir.<resource>.<operation>` and `fhir.<operation>`.
+    pub fn names(&self) -> Vec<String> {
+        let mut names = vec![self.as_str().to_owned(), format!("fullscript.{self}")];
+        if let Some(resource) = self.fhir_resource() {
+            let operation = self.operation();
+            let resource = resource.to_ascii_lowercase();
+            names.push(format!("fhir.{resource}.{operation}"));
+            names.push(format!("fhir.{operation}"));
+        }
+        names
+    }
+
+    fn segment(&self) -> &str {
+        self.as_str().split('.').next().unwrap_or_default()
+    }
+
+    fn kind(&self) -> Option<&'static Kind> {
+        let segment = self.segment();
+        KINDS.iter().find(|kind| kind.segment == segment)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::KNOWN_CATEGORIES;
+
+    fn of(text: &str) -> EventType {
+        EventType::new(text).unwrap()
+    }
+
+    #[test]
+    fn every_known_type_has_an_entity_and_an_operation() {
+        let known = KNOWN_CATEGORIES
+            .iter()
+            .flat_map(|category| category.event_types)
+            .map(|text| {
+                let event_type = of(text);
+                let (entity, operation) = (event_type.entity(), event_type.operation());
+                format!("{text}: {entity} {}", operation.as_event_type())
+            })
+            .collect::<Vec<_>>();
+        insta::assert_snapshot!(known.join("\n"), @r"
+        patient.created: Patient CREATE
+        patient.updated: Patient UPDATE
+        patient.emancipated: Patient UPDATE
+        treatment_plan.created: TreatmentPlan CREATE
+        treatment_plan.updated: TreatmentPlan UPDATE
+        treatment_plan.recommendation.updated: TreatmentPlan UPDATE
+        order.placed: Order CREATE
+        lab_order.updated: LabOrder UPDATE
+        product.created: Product CREATE
+        product.updated: Product UPDATE
+        product.description.updated: Product UPDATE
+        clinic_key.activated: ClinicKey CREATE
+        clinic_key.revoked: ClinicKey DELETE
+        ");
+    }
+
+    #[test]
+    fn a_type_answers_to_the_names_of_healthchain() {
+        assert_eq!(
+            of("treatment_plan.recommendation.updated").names(),
+            [
+                "treatment_plan.recommendation.updated",
+                "fullscript.treatment_plan.recommendation.updated",
+                "fhir.careplan.update",
+                "fhir.update",
+            ]
+        );
+        assert_eq!(of("order.placed").names()[2], "fhir.supplyrequest.create");
+        assert_eq!(
+            of("clinic_key.revoked").names(),
+            ["clinic_key.revoked", "fullscript.clinic_key.revoked"]
+        );
+        assert_eq!(of("product.created").fhir_resource(), None);
+    }
+
+    #[test]
+    fn an_unknown_type_is_named_by_its_first_word_and_its_end() {
+        let merged = of("patient.merged");
+        assert_eq!(merged.names()[2], "fhir.patient.update");
+        assert_eq!(of("patient.deleted").operation(), Operation::Delete);
+        assert_eq!(of("lab_result.created").entity(), "LabResult");
+        assert_eq!(of("lab_result.created").operation(), Operation::Create);
+        assert_eq!(of("lab_result.created").names().len(), 2);
+        assert_eq!(of("_").entity(), "");
+    }
+}

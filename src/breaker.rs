@@ -12,7 +12,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::decide::back_off;
-use crate::domain::{DeliveryId, Outcome};
+use crate::domain::{DeliveryId, Outcome, Parked};
 
 /// So many failures in a row open it.
 const FAILURES: u32 = 5;
@@ -101,7 +101,16 @@ impl Breaker {
         jitter: f64,
     ) -> Self {
         match (self, outcome) {
-            (_, Outcome::Yes) => Self::default(),
+            (
+                _,
+                Outcome::Yes
+                | Outcome::Park {
+                    why: Parked::AwaitsResult,
+                    ..
+                },
+            ) => Self::default(),
+            // Nothing was sent, or one clinic is refused: neither says how the receiver does for others.
+            (_, Outcome::Park { .. } | Outcome::ClinicRefused { .. }) => self,
             (Self::Closed(streak), Outcome::Later { .. } | Outcome::Gone { .. }) => {
                 Self::Closed(streak)
             }

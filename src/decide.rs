@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::config::OnDoubt;
-use crate::domain::Outcome;
+use crate::domain::{Outcome, Parked};
 
 /// The first wait after a failed attempt; each further one doubles it.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
@@ -81,6 +81,15 @@ pub enum Decision {
         /// It may have arrived.
         in_doubt: bool,
     },
+    /// It waits for something outside.
+    Parked {
+        /// For what.
+        why: Parked,
+        /// How this attempt ended.
+        reason: String,
+        /// When that is looked at again.
+        until: Option<DateTime<Utc>>,
+    },
     /// Given up.
     Dead {
         /// How this attempt ended.
@@ -102,6 +111,7 @@ pub fn decide(
     let is_its_own = !matches!(outcome, Outcome::NotSent { .. } | Outcome::Gone { .. });
     let in_doubt = matches!(outcome, Outcome::Doubt { .. });
     let counted = u32::from(standing != Standing::Down);
+    let give_up_at = after(facts.issued_at, rules.give_up_after);
     let (reason, wish, refusals) = match outcome {
         Outcome::Yes => return Decision::Done,
         Outcome::Doubt { reason } if rules.on_doubt == OnDoubt::Hold => {
@@ -120,6 +130,18 @@ pub fn decide(
         } => (reason, retry_after, facts.refusals),
         Outcome::NotSent { reason } | Outcome::Doubt { reason } | Outcome::Gone { reason } => {
             (reason, None, facts.refusals)
+        }
+        // What was accepted is never given up.
+        Outcome::Park { why, reason, .. } if why != Parked::AwaitsResult && now >= give_up_at => {
+            return given_up(&reason, rules);
+        }
+        Outcome::Park { why, reason, until } => return Decision::Parked { why, reason, until },
+        Outcome::ClinicRefused { reason } => {
+            return Decision::Parked {
+                why: Parked::ClinicPaused,
+                reason,
+                until: None,
+            };
         }
     };
     if refusals >= rules.max_attempts {
@@ -144,11 +166,8 @@ pub fn decide(
         Some(wish) => wish.clamp(FIRST_WAIT / 10, LONGEST_WISH),
         None => back_off(facts.attempt, FIRST_WAIT, LONGEST_WAIT, jitter),
     };
-    let give_up_at = after(facts.issued_at, rules.give_up_after);
     if now >= give_up_at {
-        let days = rules.give_up_after.as_secs() / 86_400;
-        let reason = format!("{reason}; given up after {days} days");
-        return Decision::Dead { reason };
+        return given_up(&reason, rules);
     }
     Decision::Again {
         at: after(now, wait).min(give_up_at),
@@ -156,6 +175,12 @@ pub fn decide(
         reason,
         in_doubt,
     }
+}
+
+fn given_up(reason: &str, rules: Rules) -> Decision {
+    let days = rules.give_up_after.as_secs() / 86_400;
+    let reason = format!("{reason}; given up after {days} days");
+    Decision::Dead { reason }
 }
 
 /// The wait before attempt `attempt + 1`: doubles from `first` to `longest`, with full jitter (0‥1) but never less
@@ -267,6 +292,31 @@ mod tests {
             decided(OnDoubt::Hold, 99, 0, 30 * DAY, not_sent()),
             Decision::Dead { .. }
         ));
+    }
+
+    #[test]
+    fn what_waits_for_something_outside_is_parked_and_only_what_was_accepted_for_ever() {
+        let park = |why| Outcome::Park {
+            why,
+            reason: "waits".into(),
+            until: None,
+        };
+        for why in Parked::ALL {
+            let parked = decided(OnDoubt::Hold, 900, 2, DAY, park(why));
+            assert!(matches!(parked, Decision::Parked { why: found, .. } if found == why));
+            let late = decided(OnDoubt::Hold, 1, 0, 31 * DAY, park(why));
+            let is_dead = matches!(late, Decision::Dead { .. });
+            assert_eq!(is_dead, why != Parked::AwaitsResult, "{why:?}");
+        }
+        let reason = "401".to_owned();
+        assert_eq!(
+            decided(OnDoubt::Hold, 1, 0, DAY, Outcome::ClinicRefused { reason }),
+            Decision::Parked {
+                why: Parked::ClinicPaused,
+                reason: "401".into(),
+                until: None
+            }
+        );
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub enum DeliveryState {
     Claimed,
     /// Whether it arrived is unknown, and this sink's `on_doubt` is `hold`: a person decides.
     Held,
+    /// It waits for something outside of this program: see [`Parked`]. Its body is kept.
+    Parked,
     /// Given up: the receiver said no too often, or for too long.
     Dead,
     /// The sink said yes. Final.
@@ -37,10 +39,11 @@ pub enum DeliveryState {
 
 impl DeliveryState {
     /// Every state, in the order people read them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Queued,
         Self::Claimed,
         Self::Held,
+        Self::Parked,
         Self::Dead,
         Self::Done,
         Self::Skipped,
@@ -52,6 +55,7 @@ impl DeliveryState {
             Self::Queued => "queued",
             Self::Claimed => "claimed",
             Self::Held => "held",
+            Self::Parked => "parked",
             Self::Dead => "dead",
             Self::Done => "done",
             Self::Skipped => "skipped",
@@ -67,6 +71,36 @@ impl DeliveryState {
 impl fmt::Display for DeliveryState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// What a parked delivery waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Parked {
+    /// The receiver's own id of the patient or plan, which Fullscript does not know yet. Asked again now and then.
+    NoCrosswalk,
+    /// Its clinic: the receiver refuses all that is of it, until a person resumes it.
+    ClinicPaused,
+    /// The receiver's result: it has accepted the event and works on it. Done when the result, or its deadline, comes.
+    AwaitsResult,
+}
+
+impl Parked {
+    /// Every reason, in the order people read them.
+    pub const ALL: [Self; 3] = [Self::NoCrosswalk, Self::ClinicPaused, Self::AwaitsResult];
+
+    /// The one word for it in the ledger and in commands.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoCrosswalk => "no_crosswalk",
+            Self::ClinicPaused => "clinic_paused",
+            Self::AwaitsResult => "awaits_result",
+        }
+    }
+
+    /// The reason that a word names.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|why| why.as_str() == word)
     }
 }
 
@@ -125,5 +159,21 @@ pub enum Outcome {
     Gone {
         /// For logs and `events show`.
         reason: String,
+    },
+    /// The receiver refuses all that is of this clinic (a key that it does not know, say), and nothing else: the clinic's
+    /// deliveries to this sink are parked until a person resumes them.
+    ClinicRefused {
+        /// For logs and `sinks list`.
+        reason: String,
+    },
+    /// It waits for something outside, and is not attempted meanwhile.
+    Park {
+        /// For what.
+        why: Parked,
+        /// For logs and `deliveries show`.
+        reason: String,
+        /// When that is looked at again: what has no crosswalk is attempted again, what awaits a result is done without
+        /// one. `None`: not by itself.
+        until: Option<DateTime<Utc>>,
     },
 }

@@ -13,7 +13,7 @@ mod pattern;
 mod sweep;
 
 pub use category::{Category, KNOWN_CATEGORIES, KnownCategory};
-pub use delivery::{DeliveryId, DeliveryState, Outcome, Parcel};
+pub use delivery::{DeliveryId, DeliveryState, Outcome, Parcel, Parked};
 pub use event::{EventBody, EventType, Reference};
 pub use ids::{ClinicId, ClinicName, EventId, IdError, Lane, SinkName};
 pub use json_path::{JsonPath, JsonPathError, Step};

@@ -8,7 +8,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params_from_iter};
 
 use super::query::{DELIVERY_COLUMNS, DeliveryRow, delivery_row};
-use super::{EventKey, Query, at, intake, ms, numbers, outbox, output};
+use super::{EventKey, Query, at, intake, ms, numbers, outbox, output, parked};
 use crate::domain::{DeliveryId, DeliveryState};
 use crate::store::Unavailable;
 
@@ -44,7 +44,7 @@ pub struct DeliveryOf {
     pub clinic: String,
 }
 
-/// What a person chooses for a delivery that is held or dead.
+/// What a person chooses for a delivery that is held, parked or dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
     /// It has arrived: done.
@@ -61,7 +61,7 @@ impl Query {
         self.store.read(move |c| deliveries(c, &filter)).await
     }
 
-    /// Settles those of `deliveries` that are held or dead; gives how many. One transaction.
+    /// Settles those of `deliveries` that are held, parked or dead; gives how many. One transaction.
     pub async fn choose(
         &self,
         choice: Choice,
@@ -118,10 +118,10 @@ fn deliveries(c: &Connection, filter: &DeliveryFilter) -> rusqlite::Result<Vec<D
 fn delivery_of(row: &Row<'_>) -> rusqlite::Result<DeliveryOf> {
     Ok(DeliveryOf {
         delivery: delivery_row(row)?,
-        event: row.get(8)?,
-        event_type: row.get(9)?,
-        created_at: at(row.get(10)?),
-        clinic: row.get(11)?,
+        event: row.get(9)?,
+        event_type: row.get(10)?,
+        created_at: at(row.get(11)?),
+        clinic: row.get(12)?,
     })
 }
 
@@ -150,7 +150,7 @@ fn choose(
     };
     let event = c
         .prepare_cached(&format!(
-            "{sql} WHERE delivery = ?2 AND (state = 'held' OR state = 'dead') RETURNING event"
+            "{sql} WHERE delivery = ?2 AND (state = 'held' OR state = 'parked' OR state = 'dead') RETURNING event"
         ))?
         .query_map((ms(now), delivery.0), |row| row.get(0).map(EventKey))?
         .next()
@@ -158,6 +158,7 @@ fn choose(
     let Some(event) = event else {
         return Ok(0);
     };
+    parked::tidy(c)?;
     match choice {
         Choice::Retry => intake::wait_for_body(c, event)?,
         Choice::Done | Choice::Drop => {

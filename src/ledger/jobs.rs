@@ -257,9 +257,13 @@ fn totals(c: &Connection, job: i64) -> rusqlite::Result<JobTotals> {
         match DeliveryState::parse(row.get_ref(0)?.as_str()?) {
             Some(DeliveryState::Queued | DeliveryState::Claimed) => totals.pending += count,
             Some(DeliveryState::Done) => totals.done += count,
-            Some(DeliveryState::Held | DeliveryState::Dead | DeliveryState::Skipped) | None => {
-                totals.failed += count;
-            }
+            Some(
+                DeliveryState::Held
+                | DeliveryState::Parked
+                | DeliveryState::Dead
+                | DeliveryState::Skipped,
+            )
+            | None => totals.failed += count,
         }
     }
     totals.troubles = c

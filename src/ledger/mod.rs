@@ -3,7 +3,7 @@
 //! The invariants, each kept by one transaction and checked by `tests/it/world.rs` after every test:
 //!
 //! 1. An event id is admitted once: the first listing makes its row, every later one only a sighting.
-//! 2. issued = queued + claimed + held + dead + done + skipped, for every sink, always: a delivery is never deleted
+//! 2. issued = queued + claimed + held + parked + dead + done + skipped, for every sink, always: a delivery is never deleted
 //!    while it is unsettled, and never leaves one state without entering another.
 //! 3. An event without a delivery has a reason in `skipped`; an event with one has none.
 //! 4. A claim is durable before its effect, and carries the owner's epoch and the attempt's number: at most one claim
@@ -15,6 +15,7 @@
 //! 8. An event is owed a fetch exactly while a delivery of it is queued and its body is not here.
 //! 9. Of a key that a sink keeps in order at most one delivery is claimed or may be (see `order`).
 //! 10. What a program has said is kept, sealed, only while its delivery is neither done nor skipped.
+//! 11. What a parked delivery waits for is kept exactly while it is parked, and a clinic's pause as long as one waits for it.
 //!
 //! There is no recovery code: what a crash leaves are rows that the next pass takes up by the same lines.
 
@@ -27,6 +28,7 @@ mod lanes;
 mod order;
 mod outbox;
 mod output;
+mod parked;
 mod prune;
 mod query;
 mod restore;
@@ -49,6 +51,7 @@ pub use jobs::{Asked, Job, JobLane, JobRequest, JobTotals};
 pub use lanes::{LaneState, SweepEnd};
 pub use outbox::{Claim, Settled, Settlement, Ticket};
 pub use output::Said;
+pub use parked::{Concluded, PausedClinic};
 pub use prune::Pruned;
 pub use query::{DeliveryRow, EventFilter, EventRow, LaneRow, Query, Resend};
 pub use restore::Restored;

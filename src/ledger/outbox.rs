@@ -16,6 +16,7 @@ use super::query::time;
 use super::unkept::Brought;
 use super::{
     EventKey, LONGEST_WAIT_FOR_SWEEP, Ledger, SinkId, at, body_place, damaged, ms, numbers, output,
+    parked,
 };
 use crate::decide::{Decision, Facts};
 use crate::domain::{
@@ -412,6 +413,7 @@ fn claim(
     epoch: Epoch,
     now: DateTime<Utc>,
 ) -> rusqlite::Result<Vec<(Due, Option<Vec<u8>>)>> {
+    parked::park_paused(c, sink, 1, now)?;
     let mut all = c.prepare_cached(
         "SELECT d.delivery, d.event, d.attempts, d.refusals, d.issued_at, d.failing_since,
                 e.id, e.type, e.created_at, l.clinic, e.clinic_id, b.sealed, CASE WHEN d.key IS NOT NULL THEN d.place END
@@ -654,6 +656,9 @@ fn settle_open(
             (DeliveryState::Queued, Some(ms(*at)), *refusals, reason)
         }
         Decision::Held { reason, .. } => (DeliveryState::Held, None, claim.facts.refusals, reason),
+        Decision::Parked { reason, .. } => {
+            (DeliveryState::Parked, None, claim.facts.refusals, reason)
+        }
         Decision::Dead { reason } => (DeliveryState::Dead, None, claim.facts.refusals, reason),
     };
     let changed = c.prepare_cached(
@@ -672,6 +677,11 @@ fn settle_open(
         claim.facts.attempt,
         maybe_sent,
     ))?;
+    if let Decision::Parked { why, reason, until } = decision
+        && changed > 0
+    {
+        parked::park(c, claim.delivery, (*why, reason, *until), now)?;
+    }
     if let Some(body) = claim.body.as_ref().filter(|_| changed > 0) {
         details::keep_body(c, sealer, (claim.event, &claim.event_type), body)?;
         c.prepare_cached(

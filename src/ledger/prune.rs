@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::Connection;
 
 use super::clocks::{self, Doubt, Watch};
-use super::{Ledger, at, day, ms, numbers, order, output};
+use super::{Ledger, at, day, ms, numbers, order, output, parked};
 use crate::store::Unavailable;
 
 /// The vendor lists 30 days; five more are kept.
@@ -31,11 +31,13 @@ fn expire_bodies(c: &Connection, now: DateTime<Utc>) -> rusqlite::Result<()> {
     let before = ms(now - BODY_KEPT);
     let expired: Vec<i64> = c
         .prepare_cached(&format!(
-            "UPDATE delivery SET state = 'dead', reason = ?2, settled_at = ?3 WHERE state = 'queued' AND event IN ({OLD})
+            "UPDATE delivery SET state = 'dead', reason = ?2, settled_at = ?3 WHERE event IN ({OLD})
+               AND (state = 'queued' OR (state = 'parked' AND delivery NOT IN (SELECT delivery FROM parked WHERE why = 'awaits_result')))
              RETURNING delivery"
         ))?
         .query_map((before, EXPIRED, ms(now)), |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
+    parked::tidy(c)?;
     order::next_in_line(c, &numbers(expired))?;
     c.prepare_cached(&format!(
         "DELETE FROM body WHERE event IN ({OLD}) AND NOT EXISTS

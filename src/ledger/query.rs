@@ -5,8 +5,8 @@ use chrono::{DateTime, Utc};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 
-use super::{EventKey, SinkId, at, damaged, intake, ms, numbers, order, output};
-use crate::domain::{DeliveryId, DeliveryState};
+use super::{EventKey, SinkId, at, damaged, intake, ms, numbers, order, output, parked};
+use crate::domain::{DeliveryId, DeliveryState, Parked};
 use crate::store::{Store, Unavailable};
 
 /// The questions.
@@ -86,6 +86,8 @@ pub struct DeliveryRow {
     pub settled_at: Option<DateTime<Utc>>,
     /// How the last attempt ended, or why it was skipped.
     pub reason: Option<String>,
+    /// What it waits for, if it is parked.
+    pub parked: Option<Parked>,
 }
 
 /// Which events are asked for. Absent filters mean all.
@@ -247,7 +249,7 @@ fn resend(
 ) -> rusqlite::Result<Resend> {
     let before: Vec<DeliveryRow> = c
         .prepare_cached(&format!(
-            "SELECT {DELIVERY_COLUMNS} FROM delivery JOIN sink USING (sink)
+            "SELECT {DELIVERY_COLUMNS} FROM delivery d JOIN sink USING (sink)
              WHERE event = ?1 AND sink = ?2 ORDER BY ordinal DESC"
         ))?
         .query_map((event.0, sink.0), delivery_row)?
@@ -272,9 +274,10 @@ fn resend(
     c.prepare_cached(
         "UPDATE delivery SET state = 'skipped', settled_at = ?1,
            reason = 'resent as delivery ' || ?2 || ' (was ' || state || coalesce(': ' || reason, '') || ')'
-         WHERE event = ?3 AND sink = ?4 AND state IN ('held', 'dead')",
+         WHERE event = ?3 AND sink = ?4 AND state IN ('held', 'parked', 'dead')",
     )?
     .execute((ms(now), delivery.0, event.0, sink.0))?;
+    parked::tidy(c)?;
     let resent = before.iter().map(|delivery| delivery.delivery.0);
     output::forget(c, &numbers(resent))?;
     intake::wait_for_body(c, event)?;
@@ -287,7 +290,8 @@ const SELECT_EVENT: &str =
 
 /// What [`delivery_row`] reads, of `delivery JOIN sink`.
 pub(super) const DELIVERY_COLUMNS: &str =
-    "delivery, name, ordinal, state, attempts, due_at, settled_at, reason";
+    "delivery, name, ordinal, state, attempts, due_at, settled_at, reason,
+     (SELECT why FROM parked p WHERE p.delivery = d.delivery)";
 
 fn events(c: &Connection, filter: &EventFilter) -> rusqlite::Result<Vec<EventRow>> {
     let state = filter.state.map(|state| state.as_str().to_owned());
@@ -329,7 +333,7 @@ fn event_row(c: &Connection, row: &Row<'_>) -> rusqlite::Result<EventRow> {
     let event: i64 = row.get(0)?;
     let deliveries = c
         .prepare_cached(&format!(
-            "SELECT {DELIVERY_COLUMNS} FROM delivery JOIN sink USING (sink)
+            "SELECT {DELIVERY_COLUMNS} FROM delivery d JOIN sink USING (sink)
              WHERE event = ?1 ORDER BY name, ordinal"
         ))?
         .query_map([event], delivery_row)?
@@ -357,6 +361,10 @@ pub(super) fn delivery_row(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
         due_at: at(row.get(5)?),
         settled_at: time(row, 6)?,
         reason: row.get(7)?,
+        parked: row
+            .get::<_, Option<String>>(8)?
+            .as_deref()
+            .and_then(Parked::parse),
     })
 }
 

@@ -7,7 +7,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::Connection;
 
-use super::{Ledger, SinkId, at, ms, numbers};
+use super::{Ledger, SinkId, at, ms, numbers, parked};
 use crate::store::Unavailable;
 
 /// Fullscript's clock, which dates events, may be ahead of ours by so much.
@@ -70,9 +70,10 @@ fn wake(
     )?;
     let held = c.execute(
         "UPDATE delivery SET state = 'held', reason = ?1, settled_at = ?2
-         WHERE (state = 'queued' OR state = 'claimed') AND sink NOT IN rarray(?3)",
+         WHERE (state = 'queued' OR state = 'claimed' OR state = 'parked') AND sink NOT IN rarray(?3)",
         (reason(alive_at.map(at)), ms(now), exact),
     )?;
+    parked::tidy(c)?;
     Ok(Some(Restored {
         of: alive_at.map(at),
         held,

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, Row};
 
+use super::parked::{self, PausedClinic};
 use super::query::{state, time};
 use super::{Ledger, Query, SinkId, ms, numbers, order, outbox, output};
 use crate::breaker::{Breaker, Outage};
-use crate::domain::{DeliveryState, OrderBy, SinkName};
+use crate::domain::{DeliveryState, OrderBy, Parked, SinkName};
 use crate::store::Unavailable;
 
 /// Whether a sink's deliveries are attempted, and whether it gets new ones.
@@ -52,7 +53,11 @@ pub struct SinkRow {
     /// Its name.
     pub name: String,
     /// How many deliveries are in each state, in the order of [`DeliveryState::ALL`].
-    pub counts: [u64; 6],
+    pub counts: [u64; 7],
+    /// How many of those that are parked wait for what, in the order of [`Parked::ALL`].
+    pub parked: [u64; 3],
+    /// Clinics whose deliveries wait for a person.
+    pub paused_clinics: Vec<PausedClinic>,
     /// When the oldest unsettled event happened.
     pub oldest: Option<DateTime<Utc>>,
     /// Since when the longest unsettled delivery is owed: later than `oldest` after a backfill.
@@ -70,6 +75,20 @@ pub struct SinkRow {
 }
 
 impl SinkRow {
+    /// How many deliveries are on their way: queued and claimed.
+    pub fn waiting(&self) -> u64 {
+        self.count(DeliveryState::Queued) + self.count(DeliveryState::Claimed)
+    }
+
+    /// How many parked deliveries wait for this.
+    pub fn parked(&self, why: Parked) -> u64 {
+        Parked::ALL
+            .into_iter()
+            .zip(self.parked)
+            .find_map(|(each, count)| (each == why).then_some(count))
+            .unwrap_or_default()
+    }
+
     /// How many deliveries are in a state.
     pub fn count(&self, state: DeliveryState) -> u64 {
         DeliveryState::ALL
@@ -259,7 +278,7 @@ impl Query {
     ) -> Result<Vec<(String, u64)>, Unavailable> {
         let rows = self.sinks().await?;
         let strangers = rows.into_iter().filter_map(|row| {
-            let waiting = row.count(DeliveryState::Queued) + row.count(DeliveryState::Claimed);
+            let waiting = row.waiting() + row.count(DeliveryState::Parked);
             let known = configured.iter().any(|name| name.as_str() == row.name);
             (waiting > 0 && !known).then_some((row.name, waiting))
         });
@@ -301,6 +320,8 @@ impl Query {
                     ))?
                     .query_map((ms(now), sink.0), |row| row.get(0))?
                     .collect::<rusqlite::Result<_>>()?;
+                parked::tidy(c)?;
+                c.execute("DELETE FROM paused_clinic WHERE sink = ?1", [sink.0])?;
                 let count = events.len() as u64;
                 let events = numbers(events);
                 outbox::forget_bodies(c, &events)?;
@@ -360,6 +381,9 @@ fn reassign(
          WHERE sink = ?2 AND state = 'claimed'",
     )?
     .execute((ms(now), from.0))?;
+    // What it waited for, it waited for at the old one.
+    parked::release(c, "sink = ?1", [from.0])?;
+    c.execute("DELETE FROM paused_clinic WHERE sink = ?1", [from.0])?;
     let waiting = c
         .prepare_cached(&format!(
             "SELECT count(*) FROM delivery WHERE sink = ?1 AND {OPEN}"
@@ -421,7 +445,9 @@ fn sinks(c: &Connection) -> rusqlite::Result<Vec<SinkRow>> {
                 row.get(0)?,
                 SinkRow {
                     name: row.get(1)?,
-                    counts: [0; 6],
+                    counts: [0; 7],
+                    parked: [0; 3],
+                    paused_clinics: Vec::new(),
                     oldest: time(row, 2)?,
                     waiting_since: time(row, 3)?,
                     trouble: row.get(4)?,
@@ -450,6 +476,21 @@ fn sinks(c: &Connection) -> rusqlite::Result<Vec<SinkRow>> {
             .and_then(|((_, row), n)| row.counts.get_mut(n))
         {
             *slot = count;
+        }
+    }
+    for (id, why, count) in parked::counts(c)? {
+        let place = Parked::ALL.into_iter().position(|each| each == why);
+        let row = rows.iter_mut().find(|(sink, _)| *sink == id);
+        if let Some(slot) = row
+            .zip(place)
+            .and_then(|((_, row), n)| row.parked.get_mut(n))
+        {
+            *slot = count;
+        }
+    }
+    for (id, paused) in parked::paused_clinics(c)? {
+        if let Some((_, row)) = rows.iter_mut().find(|(sink, _)| *sink == id) {
+            row.paused_clinics.push(paused);
         }
     }
     Ok(rows.into_iter().map(|(_, row)| row).collect())

@@ -2,6 +2,7 @@
 //!
 //! Each sink has a loop of its own: one that hangs or fails delays no other.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::breaker::Permit;
 use crate::config::{Bodies, OnDoubt};
 use crate::decide::{Decision, Standing, decide};
 use crate::deliver;
-use crate::domain::{DeliveryState, Outcome};
+use crate::domain::{ClinicName, DeliveryState, Outcome, Parked};
 use crate::ledger::{Claim, Next, Settlement};
 use crate::sinks::{Sink, Stopped};
 use crate::store::Unavailable;
@@ -278,6 +279,14 @@ impl Pipeline {
         kib: usize,
     ) -> Option<Vec<Held>> {
         let now = self.now();
+        if !sink.sink.is_exact()
+            && let Err(error) = self
+                .ledger
+                .tend_parked(sink.id, self.bodies == Bodies::UntilSettled, now)
+                .await
+        {
+            self.ledger_trouble(&error);
+        }
         let next = match self.bodies {
             Bodies::UntilSettled => self.ledger.next(sink.id).await,
             Bodies::Never => self.ledger.next_unkept(sink.id).await,
@@ -348,6 +357,7 @@ impl Pipeline {
         let mut decided = Vec::with_capacity(attempted.outcomes.len());
         let mut changed = Change::None;
         let mut gone = None;
+        let mut refused = BTreeMap::new();
         for (claim, outcome) in attempted.outcomes {
             // What an exact sink refuses is one event's fault: it stops by itself where it does not work.
             let (standing, change) = if sink.sink.is_exact() {
@@ -364,6 +374,14 @@ impl Pipeline {
             let (facts, jitter) = (claim.ticket.facts, rand::random());
             let decision = decide(sink.rules, facts, outcome, standing, now, jitter);
             report(sink, &claim, &decision, standing);
+            if let Decision::Parked {
+                why: Parked::ClinicPaused,
+                reason,
+                ..
+            } = &decision
+            {
+                refused.insert(claim.parcel.clinic.clone(), reason.clone());
+            }
             decided.push((claim, decision));
         }
         let settlement = Settlement::new(sink.id, decided, attempted.checkpoint);
@@ -386,6 +404,7 @@ impl Pipeline {
                         tracing::error!(sink = %sink.name, fenced = settled.fenced, "deliveries were settled by somebody else meanwhile");
                     }
                     self.ledger_works();
+                    report_refused(sink, &refused);
                     if let Err(error) = self.note(sink, changed, gone, now).await {
                         // The next attempt, or the next start, finds out again.
                         self.ledger_trouble(&error);
@@ -446,6 +465,18 @@ fn flatten(joined: Result<Result<(), Stopped>, tokio::task::JoinError>) -> Resul
     joined.unwrap_or_else(|error| Err(Stopped(format!("an attempt ended unexpectedly: {error}"))))
 }
 
+/// One alert per clinic that is refused, however many deliveries were in flight.
+fn report_refused(sink: &OpenSink, refused: &BTreeMap<ClinicName, String>) {
+    let name = &sink.name;
+    for (clinic, reason) in refused {
+        tracing::error!(
+            sink = %name, %clinic,
+            "the receiver refuses this clinic: {reason}; its events wait, other clinics go on; when the receiver takes it \
+             again: `fullscript-events sinks resume {name} --clinic {clinic}`"
+        );
+    }
+}
+
 /// One line per failed attempt, here where it is handled.
 fn report(sink: &OpenSink, claim: &Claim, decision: &Decision, standing: Standing) {
     let (sink, event) = (&sink.name, &claim.parcel.event);
@@ -464,6 +495,25 @@ fn report(sink: &OpenSink, claim: &Claim, decision: &Decision, standing: Standin
             what = if *in_doubt { "may have been delivered" } else { "not delivered" },
             delivery = claim.parcel.delivery,
         ),
+        Decision::Parked {
+            why: Parked::AwaitsResult,
+            ..
+        } => {
+            tracing::debug!(%sink, %event, attempt, "accepted; its result is awaited");
+        }
+        Decision::Parked {
+            why: Parked::ClinicPaused,
+            ..
+        } => {
+            tracing::debug!(%sink, %event, attempt, "not delivered, as its clinic is refused");
+        }
+        Decision::Parked {
+            why: Parked::NoCrosswalk,
+            reason,
+            ..
+        } => {
+            tracing::warn!(%sink, %event, attempt, "parked: {reason}; asked again by itself");
+        }
         Decision::Dead { reason } => tracing::error!(
             %sink, %event, attempt,
             "given up: {reason}; to send it again: `fullscript-events deliveries retry {delivery}`",

@@ -242,7 +242,7 @@ async fn dead_deliveries_are_counted_first_and_sent_again_aloud() {
         .find(|row| row.name == "program")
         .unwrap()
         .counts;
-    assert_eq!(counts, [0, 0, 0, 0, 2, 2]);
+    assert_eq!(counts, [0, 0, 0, 0, 0, 2, 2]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

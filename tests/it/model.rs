@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fullscript_events::decide::Decision;
 use fullscript_events::domain::{
     Category, ClinicId, ClinicName, DeliveryId, DeliveryState, EventBody, EventId, EventType, Lane,
-    OrderBy, Reference, SinkName, Sweep,
+    OrderBy, Parked, Reference, SinkName, Sweep,
 };
 use fullscript_events::ledger::{
     Admitted, Choice, Claim, Detail, EventFilter, Found, LaneId, Ledger, Owed, Page, Resend,
@@ -70,6 +70,13 @@ enum Op {
         sink: usize,
         id: usize,
     },
+    /// The sink's loop looks after what is parked.
+    Tend(usize),
+    /// A person lets a clinic go on at a sink.
+    ResumeClinic {
+        sink: usize,
+        lane: usize,
+    },
     /// A person settles a delivery, whether it needs one or not.
     Choose {
         which: usize,
@@ -90,6 +97,8 @@ enum Verdict {
     Again,
     AgainMuchLater,
     Held,
+    /// Only a sink that is not exact says so.
+    Parked(Parked),
     Dead,
 }
 
@@ -116,6 +125,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Verdict::Again),
         1 => Just(Verdict::AgainMuchLater),
         1 => Just(Verdict::Held),
+        2 => proptest::sample::select(Parked::ALL.to_vec()).prop_map(Verdict::Parked),
         1 => Just(Verdict::Dead),
     ];
     let fate = prop_oneof![
@@ -141,6 +151,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => proptest::sample::select(OrderBy::ALL.to_vec()).prop_map(Op::Crash),
         3 => (0..2_usize, fate).prop_map(|(sink, fate)| Op::Resume { sink, fate }),
         1 => (0..2_usize, 0..3_usize).prop_map(|(sink, id)| Op::Resend { sink, id }),
+        1 => (0..2_usize).prop_map(Op::Tend),
+        1 => (0..2_usize, 0..2_usize).prop_map(|(sink, lane)| Op::ResumeClinic { sink, lane }),
         2 => (0..9_usize, choice).prop_map(|(which, choice)| Op::Choose { which, choice }),
     ]
 }
@@ -193,6 +205,8 @@ struct Delivery {
     due_at: DateTime<Utc>,
     attempts: u32,
     epoch: i64,
+    /// What it waits for, and until when.
+    parked: Option<(Parked, Option<DateTime<Utc>>)>,
 }
 
 impl Delivery {
@@ -217,6 +231,8 @@ struct Model {
     events: BTreeMap<usize, Event>,
     deliveries: Vec<Delivery>,
     foreign: BTreeSet<(usize, usize)>,
+    /// Clinics that are paused, by sink and lane: each clinic has one.
+    paused: BTreeSet<(usize, usize)>,
 }
 
 impl Model {
@@ -257,6 +273,55 @@ impl Model {
                 true
             }
         })
+    }
+
+    /// Whether it is the first of its key that is here.
+    fn is_first_in_line(&self, n: usize) -> bool {
+        let d = &self.deliveries[n];
+        let Some(key) = self.key(d) else {
+            return true;
+        };
+        let place = |n: usize, d: &Delivery| (created_at(d.id), d.id, n);
+        self.deliveries.iter().enumerate().all(|(m, other)| {
+            let is_of_key = other.sink == d.sink && self.key(other) == Some(key);
+            let is_before = other.state == DeliveryState::Queued
+                && other.ready
+                && place(m, other) < place(n, d);
+            m == n || !is_of_key || !(other.state == DeliveryState::Claimed || is_before)
+        })
+    }
+
+    /// What could be claimed of a paused clinic is parked, and then who comes next.
+    fn park_paused(&mut self, sink: usize) {
+        loop {
+            let first: Vec<usize> = (0..self.deliveries.len())
+                .filter(|&n| {
+                    let d = &self.deliveries[n];
+                    let is_here = d.state == DeliveryState::Queued && d.ready;
+                    let is_paused = self.paused.contains(&(sink, d.lane));
+                    d.sink == sink && is_here && is_paused && self.is_first_in_line(n)
+                })
+                .collect();
+            if first.is_empty() {
+                return;
+            }
+            for n in first {
+                self.deliveries[n].state = DeliveryState::Parked;
+                self.deliveries[n].parked = Some((Parked::ClinicPaused, None));
+            }
+        }
+    }
+
+    /// These are queued again, by the time they happened.
+    fn release(&mut self, which: impl Fn(&Delivery) -> bool) -> usize {
+        let mut released = 0;
+        for d in self.deliveries.iter_mut().filter(|d| which(d)) {
+            d.state = DeliveryState::Queued;
+            d.ready = self.events[&d.id].body;
+            d.due_at = created_at(d.id);
+            released += 1;
+        }
+        released
     }
 
     fn list(
@@ -331,6 +396,7 @@ impl Model {
             due_at,
             attempts: 0,
             epoch: 0,
+            parked: None,
         });
     }
 
@@ -341,6 +407,7 @@ impl Model {
         epoch: i64,
         now: DateTime<Utc>,
     ) -> Vec<(usize, u32)> {
+        self.park_paused(sink);
         let mut due: Vec<usize> = (0..self.deliveries.len())
             .filter(|&n| {
                 let d = &self.deliveries[n];
@@ -456,6 +523,7 @@ impl Bench {
                 events: BTreeMap::new(),
                 deliveries: Vec::new(),
                 foreign: BTreeSet::new(),
+                paused: BTreeSet::new(),
             },
             held: Vec::new(),
             now: start(),
@@ -593,6 +661,14 @@ impl Bench {
             Op::Resume { sink, fate } => self.resume(sink, fate).await,
             Op::Resend { sink, id } => self.resend(sink, id).await,
             Op::Choose { which, choice } => self.choose(which, choice).await,
+            Op::Tend(sink) => self.tend(sink).await,
+            Op::ResumeClinic { sink, lane } => self.resume_clinic(sink, lane).await,
+        }
+        // Only what is parked waits for something.
+        for d in &mut self.model.deliveries {
+            if d.state != DeliveryState::Parked {
+                d.parked = None;
+            }
         }
     }
 
@@ -603,7 +679,10 @@ impl Bench {
         self.model.events.get_mut(&id).unwrap().trouble = None;
         // A sink that keeps an order takes nothing at once.
         let is_ordered = |sink: usize| sink == 1 && self.model.order != OrderBy::None;
-        let takers = takers.iter().copied().filter(|sink| !is_ordered(*sink));
+        // Nor does one that may refuse a clinic.
+        let is_paused = |sink: usize| self.model.paused.iter().any(|paused| paused.0 == sink);
+        let takers = takers.iter().copied();
+        let takers = takers.filter(|sink| !is_ordered(*sink) && !is_paused(*sink));
         let takers: Vec<usize> = takers.collect();
         let body = EventBody::from_json(body(id));
         let detail = Detail {
@@ -713,6 +792,17 @@ impl Bench {
         };
         let live = epoch == self.epoch() && self.model.is_live(place, claim.parcel.attempt, epoch);
         let reason = || "a reason".to_owned();
+        let verdict = if sink == 0 && matches!(verdict, Verdict::Parked(_)) {
+            Verdict::Held
+        } else {
+            verdict
+        };
+        let parked = if let Verdict::Parked(why) = verdict {
+            let until = (why != Parked::ClinicPaused).then_some(self.now + STEP * 20);
+            Some((why, until))
+        } else {
+            None
+        };
         let (decision, state) = match verdict {
             Verdict::Done => (Decision::Done, DeliveryState::Done),
             Verdict::Again | Verdict::AgainMuchLater => {
@@ -736,11 +826,22 @@ impl Bench {
                 },
                 DeliveryState::Held,
             ),
+            Verdict::Parked(why) => (
+                Decision::Parked {
+                    why,
+                    reason: reason(),
+                    until: parked.and_then(|(_, until)| until),
+                },
+                DeliveryState::Parked,
+            ),
             Verdict::Dead => (Decision::Dead { reason: reason() }, DeliveryState::Dead),
         };
         let due_at = match &decision {
             Decision::Again { at, .. } => Some(*at),
-            Decision::Done | Decision::Held { .. } | Decision::Dead { .. } => None,
+            Decision::Done
+            | Decision::Held { .. }
+            | Decision::Parked { .. }
+            | Decision::Dead { .. } => None,
         };
         let mark = format!("settled at {}", self.now);
         let checkpoint = Some(Checkpoint(mark.clone()));
@@ -755,7 +856,11 @@ impl Bench {
             let delivery = &mut self.model.deliveries[place];
             delivery.state = state;
             delivery.due_at = due_at.unwrap_or(delivery.due_at);
-            let id = delivery.id;
+            delivery.parked = parked;
+            let (id, lane) = (delivery.id, delivery.lane);
+            if let Some((Parked::ClinicPaused, _)) = parked {
+                self.model.paused.insert((sink, lane));
+            }
             if !kept && state != DeliveryState::Done {
                 // Another attempt will need it.
                 self.model.body_is_here(id);
@@ -831,7 +936,7 @@ impl Bench {
             self.model
                 .of(id)
                 .filter(|d| d.sink == sink)
-                .filter(|d| matches!(d.state, DeliveryState::Held | DeliveryState::Dead))
+                .filter(|d| needs_a_person(d.state))
                 .for_each(|d| d.state = DeliveryState::Skipped);
             let mut before = self.model.of(id).filter(|d| d.sink == sink);
             let lane = before.next().unwrap().lane;
@@ -850,7 +955,7 @@ impl Bench {
         let query = self.ledger().query();
         let changed = query.choose(choice, vec![number], self.now).await.unwrap();
         let delivery = &mut self.model.deliveries[which];
-        let needs_one = matches!(delivery.state, DeliveryState::Held | DeliveryState::Dead);
+        let needs_one = needs_a_person(delivery.state);
         assert_eq!(changed, u64::from(needs_one));
         if !needs_one {
             return;
@@ -867,6 +972,42 @@ impl Bench {
             }
         }
         self.model.forget_body(id);
+    }
+
+    async fn tend(&mut self, sink: usize) {
+        let ledger = self.ledger();
+        let tended = ledger.tend_parked(self.sinks[sink], true, self.now);
+        tended.await.unwrap();
+        let now = self.now;
+        let is_due = |d: &Delivery, for_what| {
+            let waited =
+                matches!(d.parked, Some((why, Some(until))) if why == for_what && until <= now);
+            d.sink == sink && d.state == DeliveryState::Parked && waited
+        };
+        (self.model).release(|d| is_due(d, Parked::NoCrosswalk));
+        let mut done = Vec::new();
+        for d in &mut self.model.deliveries {
+            if is_due(d, Parked::AwaitsResult) {
+                d.state = DeliveryState::Done;
+                done.push(d.id);
+            }
+        }
+        for id in done {
+            self.model.forget_body(id);
+        }
+    }
+
+    async fn resume_clinic(&mut self, sink: usize, lane: usize) {
+        let query = self.ledger().query();
+        let (name, clinic) = (SINKS[sink].to_owned(), CLINICS[lane].to_owned());
+        let resumed = query.resume_clinic(name, Some(clinic)).await.unwrap();
+        let was_paused = self.model.paused.remove(&(sink, lane));
+        let released = self.model.release(|d| {
+            let waits = matches!(d.parked, Some((Parked::ClinicPaused, _)));
+            let is_its = d.sink == sink && d.lane == lane;
+            d.state == DeliveryState::Parked && waits && is_its
+        });
+        assert_eq!(resumed, was_paused.then_some(released));
     }
 
     /// Everything that can be asked says what the model says.
@@ -895,6 +1036,7 @@ impl Bench {
                 assert_eq!(found.state, expected.state);
                 assert_eq!(found.attempts, expected.attempts);
                 assert_eq!(found.due_at, expected.due_at);
+                assert_eq!(found.parked, expected.parked.map(|(why, _)| why));
             }
         }
         assert_eq!(issued, self.model.deliveries.len());
@@ -927,6 +1069,13 @@ impl Bench {
         let kept: Vec<&str> = kept.map(|(&id, _)| IDS[id]).collect();
         assert_eq!(bodies, kept);
     }
+}
+
+fn needs_a_person(state: DeliveryState) -> bool {
+    matches!(
+        state,
+        DeliveryState::Held | DeliveryState::Parked | DeliveryState::Dead
+    )
 }
 
 /// Where the model keeps a delivery.

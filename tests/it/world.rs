@@ -307,12 +307,20 @@ pub(crate) fn check_invariants(ledger: &Path) {
             "SELECT count(*) FROM output JOIN delivery USING (delivery) WHERE state IN ('done', 'skipped')",
         ),
         (
+            "what is parked says what it waits for, and nothing else does",
+            "SELECT (SELECT count(*) FROM delivery WHERE state = 'parked' AND delivery NOT IN (SELECT delivery FROM parked)) + (SELECT count(*) FROM parked JOIN delivery USING (delivery) WHERE state <> 'parked' OR parked.sink <> delivery.sink)",
+        ),
+        (
+            "what waits for its clinic has somebody to resume",
+            "SELECT count(*) FROM parked JOIN delivery USING (delivery) JOIN lane USING (lane) WHERE why = 'clinic_paused' AND (delivery.sink, clinic) NOT IN (SELECT sink, clinic FROM paused_clinic)",
+        ),
+        (
             "a claim has an owner",
             "SELECT count(*) FROM delivery WHERE state = 'claimed' AND epoch IS NULL",
         ),
         (
             "what is settled says when",
-            "SELECT count(*) FROM delivery WHERE state IN ('done', 'skipped', 'held', 'dead') AND settled_at IS NULL",
+            "SELECT count(*) FROM delivery WHERE state IN ('done', 'skipped', 'held', 'parked', 'dead') AND settled_at IS NULL",
         ),
     ] {
         assert_eq!(count(violations), 0, "{law}");

@@ -20,7 +20,7 @@ pub(super) struct Args {
     /// The numbers of the deliveries.
     #[arg(value_name = "NUMBER", conflicts_with_all = ["state", "sink", "clinic", "event_type"])]
     numbers: Vec<i64>,
-    /// All in this state: held or dead.
+    /// All in this state: held, parked or dead; without it those that are held or dead.
     #[arg(long, value_name = "STATE", value_parser = open_to_choice)]
     state: Option<DeliveryState>,
     #[command(flatten)]
@@ -33,16 +33,19 @@ pub(super) struct Args {
     limit: u32,
 }
 
-/// The states in which a delivery waits for a person.
+/// The states that a person may end.
 fn open_to_choice(word: &str) -> Result<DeliveryState, String> {
     match DeliveryState::parse(word) {
         Some(state) if needs_a_person(state) => Ok(state),
-        Some(_) | None => Err("held or dead is expected".to_owned()),
+        Some(_) | None => Err("held, parked or dead is expected".to_owned()),
     }
 }
 
 fn needs_a_person(state: DeliveryState) -> bool {
-    matches!(state, DeliveryState::Held | DeliveryState::Dead)
+    matches!(
+        state,
+        DeliveryState::Held | DeliveryState::Parked | DeliveryState::Dead
+    )
 }
 
 /// The command, and what it makes of a delivery.

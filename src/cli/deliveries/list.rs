@@ -13,7 +13,7 @@ use crate::ledger::{DeliveryFilter, DeliveryOf};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: fullscript-events deliveries list --state held --sink ehr")]
 pub(super) struct Args {
-    /// In this state: queued, claimed, held, dead, done or skipped; without it those that are held or dead.
+    /// In this state: queued, claimed, held, parked, dead, done or skipped; without it those that are held or dead.
     #[arg(long, value_name = "STATE", value_parser = delivery_state)]
     state: Option<DeliveryState>,
     #[command(flatten)]

@@ -7,7 +7,7 @@ use super::super::output::{ago, aligned, cells, print, utc};
 use super::super::session::{Session, state_failure};
 use super::super::{CommandResult, Exit, Failure};
 use super::{SCHEMA, to_json};
-use crate::domain::{DeliveryId, DeliveryState, Output};
+use crate::domain::{DeliveryId, DeliveryState, Output, Parked};
 use crate::ledger::{DeliveryFilter, DeliveryOf, Said};
 
 /// Arguments of `deliveries show`.
@@ -127,6 +127,18 @@ fn text(of: &DeliveryOf, said: Option<&Said>, now: DateTime<Utc>, program: &str)
         DeliveryState::Held => {
             lines.push("It may have arrived. Look at the receiver, then say one of:".to_owned());
         }
+        DeliveryState::Parked => lines.push(match delivery.parked {
+            Some(Parked::NoCrosswalk) => format!(
+                "The receiver's id of its patient or plan is not known: `{program} crosswalk check` says which. It is asked again by itself; or say one of:"
+            ),
+            Some(Parked::ClinicPaused) => format!(
+                "The receiver refuses its clinic. When it takes it again: `{program} sinks resume {} --clinic {}`; or say one of:",
+                delivery.sink, of.clinic
+            ),
+            Some(Parked::AwaitsResult) | None => {
+                "The receiver has accepted it, and works on it. It needs nobody; or say one of:".to_owned()
+            }
+        }),
         DeliveryState::Dead => lines.push("It was given up. Say one of:".to_owned()),
         DeliveryState::Queued
         | DeliveryState::Claimed
@@ -181,6 +193,7 @@ mod tests {
                 due_at: ago(9),
                 settled_at: Some(ago(5)),
                 reason: Some("ran for longer than 60 s".to_owned()),
+                parked: None,
             },
             event: "e-1".to_owned(),
             event_type: "order.placed".to_owned(),

@@ -19,7 +19,7 @@ pub(super) struct Args {
     /// Of this type; `*`, `?` and `[…]` as in file names.
     #[arg(long = "type", value_name = "GLOB")]
     event_type: Option<String>,
-    /// With a delivery in this state: queued, claimed, held, dead, done or skipped.
+    /// With a delivery in this state: queued, claimed, held, parked, dead, done or skipped.
     #[arg(long, value_name = "STATE", value_parser = delivery_state)]
     state: Option<DeliveryState>,
     /// With a delivery to this sink.

@@ -7,7 +7,7 @@ use super::super::output::{ago, aligned, cells, print, span, utc};
 use super::super::session::{Session, state_failure};
 use super::super::{CommandResult, Exit, Failure};
 use super::{SCHEMA, event_json};
-use crate::domain::DeliveryState;
+use crate::domain::{DeliveryState, Parked};
 use crate::ledger::{DeliveryRow, EventRow};
 
 /// Arguments of `events show`.
@@ -117,6 +117,11 @@ fn journey(delivery: &DeliveryRow, now: DateTime<Utc>, program: &str) -> Vec<Str
             lines.push("  held     it may have arrived: look at the receiver first".to_owned());
             lines.push(settle);
         }
+        DeliveryState::Parked => {
+            let why = delivery.parked.map_or("", Parked::as_str);
+            lines.push(format!("  parked   {why}"));
+            lines.push(settle);
+        }
         DeliveryState::Dead => lines.push(settle),
         DeliveryState::Claimed | DeliveryState::Done | DeliveryState::Skipped => {}
     }
@@ -143,6 +148,7 @@ mod tests {
             due_at: now + TimeDelta::minutes(4),
             settled_at,
             reason: Some(reason.to_owned()),
+            parked: None,
         };
         let event = EventRow {
             id: "e-1".to_owned(),

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::super::CommandResult;
 use super::super::output::{aligned, cells, iso, print, utc};
 use super::super::session::{Session, state_failure};
-use crate::domain::DeliveryState;
+use crate::domain::{DeliveryState, Parked};
 use crate::ledger::{Mode, SinkRow};
 
 /// The version of what `--json` prints.
@@ -67,6 +67,14 @@ fn notes(row: &SinkRow, program: &str) -> Vec<String> {
             "{name} is draining: what waits is delivered, and it gets nothing new. To go on: {program} sinks resume {name}"
         )),
     }
+    for paused in &row.paused_clinics {
+        let clinic = &paused.clinic;
+        notes.push(format!(
+            "{name} has paused {clinic} since {}: {}. To go on: {program} sinks resume {name} --clinic {clinic}",
+            utc(paused.since),
+            paused.why
+        ));
+    }
     if let Some(outage) = row.outage {
         notes.push(format!(
             "{name}'s receiver has not worked since {}; tried again at {}. Now: {program} sinks test {name}",
@@ -82,10 +90,19 @@ fn as_json(row: &SinkRow, kind: Option<&str>) -> serde_json::Value {
         .into_iter()
         .map(|state| (state.as_str().to_owned(), row.count(state).into()))
         .collect();
+    let parked: serde_json::Map<_, _> = Parked::ALL
+        .into_iter()
+        .map(|why| (why.as_str().to_owned(), row.parked(why).into()))
+        .collect();
+    let paused: Vec<_> = (row.paused_clinics.iter())
+        .map(|paused| json!({ "clinic": paused.clinic, "why": paused.why, "since": iso(paused.since) }))
+        .collect();
     json!({
         "name": row.name,
         "kind": kind,
         "deliveries": counts,
+        "parked": parked,
+        "paused_clinics": paused,
         "waiting_since": row.waiting_since.map(iso),
         "trouble": row.trouble,
         "stopped": row.stopped,

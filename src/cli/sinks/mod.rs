@@ -40,12 +40,18 @@ enum Command {
     Pause {
         /// The sink's name.
         name: String,
+        /// For this clinic only; others go on.
+        #[arg(long, value_name = "NAME")]
+        clinic: Option<String>,
     },
     /// Let a paused or draining sink go on, and try at once a receiver that did not work.
     #[command(after_help = "Example: fullscript-events sinks resume chart")]
     Resume {
         /// The sink's name.
         name: String,
+        /// For this clinic only; without it for all that are paused.
+        #[arg(long, value_name = "NAME")]
+        clinic: Option<String>,
     },
     /// Deliver what waits for a sink, and issue nothing new to it: before it is removed from the configuration.
     #[command(after_help = "Example: fullscript-events sinks drain chart")]
@@ -96,11 +102,13 @@ pub(super) fn run(path: &Path, args: Args) -> CommandResult {
         Command::List { json } => {
             with_session(path, async |session| list::run(session, json.into()).await)
         }
-        Command::Pause { name } => with_session(path, async |session| {
-            mode::set(session, &name, Mode::Paused).await
+        Command::Pause { name, clinic } => with_session(path, async |session| match &clinic {
+            Some(clinic) => mode::pause_clinic(session, &name, clinic).await,
+            None => mode::set(session, &name, Mode::Paused).await,
         }),
-        Command::Resume { name } => with_session(path, async |session| {
-            mode::set(session, &name, Mode::Open).await
+        Command::Resume { name, clinic } => with_session(path, async |session| match &clinic {
+            Some(clinic) => mode::resume_clinic(session, &name, clinic).await,
+            None => mode::set(session, &name, Mode::Open).await,
         }),
         Command::Drain { name } => with_session(path, async |session| {
             mode::set(session, &name, Mode::Draining).await

@@ -4,7 +4,6 @@ use super::super::CommandResult;
 use super::super::output::{deliveries, print};
 use super::super::session::{Session, state_failure};
 use super::known;
-use crate::domain::DeliveryState;
 use crate::ledger::Mode;
 
 pub(super) async fn set(session: &Session, name: &str, mode: Mode) -> CommandResult {
@@ -15,7 +14,12 @@ pub(super) async fn set(session: &Session, name: &str, mode: Mode) -> CommandRes
         .set_sink_mode(name.to_owned(), mode, why, session.now)
         .await
         .map_err(state_failure)?;
-    let waiting = row.count(DeliveryState::Queued) + row.count(DeliveryState::Claimed);
+    let mut waiting = row.waiting();
+    if mode == Mode::Open {
+        // Who says that the receiver works says it of every clinic.
+        let resumed = session.query.resume_clinic(name.to_owned(), None).await;
+        waiting += resumed.map_err(state_failure)?.unwrap_or(0) as u64;
+    }
     let waiting = deliveries(waiting);
     let program = &session.program;
     print(&match mode {
@@ -31,6 +35,42 @@ pub(super) async fn set(session: &Session, name: &str, mode: Mode) -> CommandRes
             session.when_delivered()
         ),
     })
+}
+
+/// Pauses a sink for one clinic.
+pub(super) async fn pause_clinic(session: &Session, name: &str, clinic: &str) -> CommandResult {
+    known(session, name).await?;
+    session.expect_clinic(clinic).await?;
+    let (sink, clinic_name) = (name.to_owned(), clinic.to_owned());
+    let paused =
+        session
+            .query
+            .pause_clinic(sink, clinic_name, "by a person".to_owned(), session.now);
+    paused.await.map_err(state_failure)?;
+    print(&format!(
+        "{name} is paused for {clinic}; what is in flight ends, what comes waits, other clinics go on.\n\
+         To go on: {} sinks resume {name} --clinic {clinic}\n",
+        session.program
+    ))
+}
+
+/// Lets a sink go on for one clinic.
+pub(super) async fn resume_clinic(session: &Session, name: &str, clinic: &str) -> CommandResult {
+    known(session, name).await?;
+    session.expect_clinic(clinic).await?;
+    let resumed = session
+        .query
+        .resume_clinic(name.to_owned(), Some(clinic.to_owned()));
+    let Some(released) = resumed.await.map_err(state_failure)? else {
+        return print(&format!(
+            "{name} is not paused for {clinic}: nothing was changed.\n"
+        ));
+    };
+    print(&format!(
+        "{name} goes on for {clinic}; {} to go.\n{}\n",
+        deliveries(released as u64),
+        session.when_delivered()
+    ))
 }
 
 pub(super) async fn accept(session: &Session, name: &str) -> CommandResult {

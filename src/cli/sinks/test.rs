@@ -99,5 +99,7 @@ fn words(outcome: &Outcome) -> String {
         Outcome::NotSent { reason } => format!("it could not be sent ({reason})"),
         Outcome::Doubt { reason } => format!("it may have arrived ({reason})"),
         Outcome::Gone { reason } => format!("it is no receiver any more ({reason})"),
+        Outcome::ClinicRefused { reason } => format!("it refuses this clinic ({reason})"),
+        Outcome::Park { reason, .. } => format!("it would wait ({reason})"),
     }
 }

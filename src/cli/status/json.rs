@@ -64,6 +64,7 @@ fn sink(sink: &SinkView) -> Value {
         "waiting": sink.waiting,
         "waiting_since": sink.waiting_since.map(iso),
         "held": sink.held,
+        "parked": sink.parked,
         "dead": sink.dead,
         "done": sink.done,
     })

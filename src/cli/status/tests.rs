@@ -10,7 +10,7 @@ use super::{check, exit, json, text};
 use crate::cli::Exit;
 use crate::cli::output::Paint;
 use crate::domain::ClinicName;
-use crate::ledger::{LaneRow, Mode, SinkRow};
+use crate::ledger::{LaneRow, Mode, PausedClinic, SinkRow};
 use crate::store::Host;
 use crate::token::{Overview, State};
 
@@ -52,7 +52,9 @@ fn grant(clinic: &str, state: State) -> Overview {
 fn sink(name: &str) -> SinkRow {
     SinkRow {
         name: name.to_owned(),
-        counts: [0, 0, 0, 0, 1204, 0],
+        counts: [0, 0, 0, 0, 0, 1204, 0],
+        parked: [0; 3],
+        paused_clinics: Vec::new(),
         oldest: None,
         waiting_since: None,
         trouble: None,
@@ -281,8 +283,8 @@ fn sinks_tell_what_is_stopped_dead_held_and_late() {
     snapshot.sinks = ["archive", "ehr", "hook"].map(str::to_owned).to_vec();
     snapshot.sink_rows = ["archive", "ehr", "hook", "old"].map(sink).to_vec();
     snapshot.sink_rows[0].stopped = Some("/srv/events.jsonl is shorter than it was: look at it, then run `fullscript-events sinks accept archive`".to_owned());
-    snapshot.sink_rows[1].counts = [0, 0, 2, 3, 1204, 0];
-    snapshot.sink_rows[2].counts = [41, 1, 0, 0, 1204, 0];
+    snapshot.sink_rows[1].counts = [0, 0, 2, 0, 3, 1204, 0];
+    snapshot.sink_rows[2].counts = [41, 1, 0, 0, 0, 1204, 0];
     snapshot.sink_rows[2].waiting_since = Some(ago(200));
     snapshot.sink_rows[2].trouble = Some("connection refused".to_owned());
     insta::assert_snapshot!(shown(&snapshot), @r#"
@@ -312,6 +314,39 @@ fn sinks_tell_what_is_stopped_dead_held_and_late() {
 
     CRITICAL - 4 problems: sink stopped (archive); held deliveries (ehr); dead deliveries (ehr); and 1 more.|oldest_poll=40s;900;1728000 waiting=42 held=2;0 dead=3;0 new_24h=12
     exit 3, as a plugin 2
+    "#);
+}
+
+#[test]
+fn a_sink_tells_which_clinic_is_refused_and_what_has_no_crosswalk() {
+    let mut snapshot = well(&["oak"]);
+    let row = &mut snapshot.sink_rows[0];
+    row.counts = [0, 0, 0, 9, 0, 1204, 0];
+    row.parked = [4, 3, 2];
+    row.paused_clinics = vec![PausedClinic {
+        clinic: "oak".to_owned(),
+        why: "the receiver answered 401".to_owned(),
+        since: ago(200),
+    }];
+    insta::assert_snapshot!(shown(&snapshot), @r#"
+    2 problems: clinic paused (ehr); no crosswalk (ehr).
+
+    CLINIC  TOKEN               POLLED    NEW IN 24 H
+    oak     ok until 13:15 UTC  40 s ago  12
+
+    SINK  WAITING  OLDEST  HELD  DEAD  DONE
+    ehr   0        -       0     0     1204
+      !  Paused for oak since 2026-03-04 08:40:00 UTC (the receiver answered 401): its events wait,
+         other clinics go on.
+           fullscript-events sinks resume ehr --clinic oak
+      !  4 parked: Fullscript does not know the receiver's id of their patient or plan. Asked again
+         by itself.
+           fullscript-events crosswalk check
+
+    daemon running, state in /var/lib/fullscript-events
+
+    WARNING - 2 problems: clinic paused (ehr); no crosswalk (ehr).|oldest_poll=40s;900;1728000 waiting=0 held=0;0 dead=0;0 new_24h=12
+    exit 3, as a plugin 1
     "#);
 }
 
@@ -478,6 +513,7 @@ fn programs_get_the_same_judgement() {
           "done": 1204,
           "held": 0,
           "name": "ehr",
+          "parked": 0,
           "waiting": 0,
           "waiting_since": null
         }

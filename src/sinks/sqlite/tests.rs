@@ -140,6 +140,8 @@ fn reason(outcome: &Outcome) -> &str {
         | Outcome::Later { reason, .. }
         | Outcome::NotSent { reason }
         | Outcome::Gone { reason }
+        | Outcome::ClinicRefused { reason }
+        | Outcome::Park { reason, .. }
         | Outcome::Doubt { reason } => reason,
         Outcome::Yes => "",
     }

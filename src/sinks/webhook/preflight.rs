@@ -50,11 +50,14 @@ impl WebhookSink {
                 return Ok(());
             }
             // Its own word about all deliveries: it asks for time, or is no receiver any more.
-            word @ (Outcome::Later { .. } | Outcome::Gone { .. }) => word,
+            word @ (Outcome::Later { .. }
+            | Outcome::Gone { .. }
+            | Outcome::ClinicRefused { .. }) => word,
             // Whatever became of the empty request: of the event, nothing was sent.
             Outcome::No { reason, .. }
             | Outcome::NotSent { reason }
-            | Outcome::Doubt { reason } => Outcome::NotSent {
+            | Outcome::Doubt { reason }
+            | Outcome::Park { reason, .. } => Outcome::NotSent {
                 reason: format!("the pre-flight failed: {reason}"),
             },
         };

@@ -104,6 +104,8 @@ pub(super) fn kind(outcome: &Outcome) -> (&'static str, Option<u64>) {
         Outcome::NotSent { .. } => ("not sent", None),
         Outcome::Doubt { .. } => ("doubt", None),
         Outcome::Gone { .. } => ("gone", None),
+        Outcome::ClinicRefused { .. } => ("clinic refused", None),
+        Outcome::Park { .. } => ("parked", None),
     }
 }
 

@@ -97,7 +97,7 @@ CREATE TABLE sink (
   breaker    TEXT    -- failures in a row, or since when its receiver does not work; NULL: no failures
 ) STRICT;
 
--- One event owed to one sink. issued = queued + claimed + held + dead + done + skipped, always.
+-- One event owed to one sink. issued = queued + claimed + held + parked + dead + done + skipped, always.
 CREATE TABLE delivery (
   delivery   INTEGER PRIMARY KEY,
   event      INTEGER NOT NULL REFERENCES event ON DELETE CASCADE,
@@ -107,7 +107,7 @@ CREATE TABLE delivery (
   ordinal    INTEGER NOT NULL DEFAULT 1,   -- a person's resend is a new row
   -- Not IN: for a list of six SQLite builds a table of its own at every row that is written.
   state      TEXT NOT NULL CHECK (state = 'queued' OR state = 'claimed' OR state = 'done'
-                                  OR state = 'skipped' OR state = 'held' OR state = 'dead'),
+                                  OR state = 'skipped' OR state = 'held' OR state = 'parked' OR state = 'dead'),
   ready      INTEGER NOT NULL DEFAULT 0,   -- 1: its body is here; 2: and others of its key come first
   due_at     INTEGER NOT NULL,             -- at first the event's created_at: the order of fetching and of delivery
   attempts   INTEGER NOT NULL DEFAULT 0,   -- claims so far; the newest one may settle
@@ -125,6 +125,24 @@ CREATE TABLE delivery (
 CREATE INDEX delivery_due ON delivery (sink, due_at, delivery) WHERE state = 'queued' AND ready = 1;
 CREATE INDEX delivery_owed ON delivery (through, due_at, event) WHERE state = 'queued' AND ready = 0;
 CREATE INDEX delivery_claimed ON delivery (sink) WHERE state = 'claimed';
+
+-- What a parked delivery waits for, exactly while it is parked.
+CREATE TABLE parked (
+  delivery INTEGER PRIMARY KEY REFERENCES delivery ON DELETE CASCADE,
+  sink     INTEGER NOT NULL,
+  why      TEXT NOT NULL CHECK (why IN ('no_crosswalk', 'clinic_paused', 'awaits_result')),
+  until_at INTEGER     -- when that is looked at again; NULL: not by itself
+) STRICT;
+CREATE INDEX parked_until ON parked (sink, until_at);
+
+-- Clinics whose deliveries to a sink wait for a person: their receiver refuses them.
+CREATE TABLE paused_clinic (
+  sink      INTEGER NOT NULL,
+  clinic    TEXT NOT NULL,
+  why       TEXT NOT NULL,
+  paused_at INTEGER NOT NULL,
+  PRIMARY KEY (sink, clinic)
+) STRICT, WITHOUT ROWID;
 
 -- What the program of an attempt has said, sealed: of the newest attempt that was recorded, until its delivery is done or
 -- skipped.

@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::super::super::output::{span, utc};
 use super::super::snapshot::Snapshot;
 use super::{Problem, Severity};
-use crate::domain::DeliveryState;
+use crate::domain::{DeliveryState, Parked};
 use crate::ledger::{Mode, SinkRow};
 
 /// A sink as it is shown.
@@ -18,6 +18,8 @@ pub(in super::super) struct SinkView {
     /// Since when the longest of them waits.
     pub(in super::super) waiting_since: Option<DateTime<Utc>>,
     pub(in super::super) held: u64,
+    /// They wait for something outside.
+    pub(in super::super) parked: u64,
     pub(in super::super) dead: u64,
     pub(in super::super) done: u64,
     pub(in super::super) problems: Vec<Problem>,
@@ -42,9 +44,10 @@ fn view(row: &SinkRow, problems: Vec<Problem>) -> SinkView {
     SinkView {
         name: row.name.clone(),
         configured: true,
-        waiting: row.count(DeliveryState::Queued) + row.count(DeliveryState::Claimed),
+        waiting: row.waiting(),
         waiting_since: row.waiting_since,
         held: row.count(DeliveryState::Held),
+        parked: row.count(DeliveryState::Parked),
         dead: row.count(DeliveryState::Dead),
         done: row.count(DeliveryState::Done),
         problems,
@@ -128,24 +131,50 @@ fn judge(snapshot: &Snapshot, row: &SinkRow, stale_after: TimeDelta) -> SinkView
         ),
         (None, _, None) => {}
     }
+    for (short, detail, command) in unsettled(row) {
+        say(Severity::Warning, short, detail, Some(command));
+    }
+    view
+}
+
+/// What is neither on its way nor settled, and who has to do something about it: short, in a sentence, and the command.
+fn unsettled(row: &SinkRow) -> Vec<(&'static str, String, String)> {
+    let name = &row.name;
+    let mut said = Vec::new();
+    for paused in &row.paused_clinics {
+        let (clinic, since, why) = (&paused.clinic, utc(paused.since), &paused.why);
+        said.push((
+            "clinic paused",
+            format!(
+                "Paused for {clinic} since {since} ({why}): its events wait, other clinics go on."
+            ),
+            format!("sinks resume {name} --clinic {clinic}"),
+        ));
+    }
+    let uncrossed = row.parked(Parked::NoCrosswalk);
+    if uncrossed > 0 {
+        said.push((
+            "no crosswalk",
+            format!("{uncrossed} parked: Fullscript does not know the receiver's id of their patient or plan. Asked again by itself."),
+            "crosswalk check".to_owned(),
+        ));
+    }
     if row.count(DeliveryState::Held) > 0 {
-        say(
-            Severity::Warning,
+        said.push((
             "held deliveries",
             "Held: they may have arrived. Look at the receiver, then settle them: `deliveries done`, `retry` or `drop`.".to_owned(),
-            Some(format!("deliveries list --sink {name} --state held")),
-        );
+            format!("deliveries list --sink {name} --state held"),
+        ));
     }
     if row.count(DeliveryState::Dead) > 0 {
-        say(
-            Severity::Warning,
+        said.push((
             "dead deliveries",
             "Dead: given up after too many refusals. When the receiver is mended, send them again."
                 .to_owned(),
-            Some(format!("deliveries retry --state dead --sink {name} --yes")),
-        );
+            format!("deliveries retry --state dead --sink {name} --yes"),
+        ));
     }
-    view
+    said
 }
 
 fn unknown(snapshot: &Snapshot, name: &str) -> SinkView {
@@ -155,6 +184,7 @@ fn unknown(snapshot: &Snapshot, name: &str) -> SinkView {
         waiting: 0,
         waiting_since: None,
         held: 0,
+        parked: 0,
         dead: 0,
         done: 0,
         problems: vec![Problem {

@@ -1143,6 +1143,26 @@ fn only_the_newest_claim_of_the_living_owner_may_settle() {
 }
 
 #[test]
+fn a_paused_clinic_is_parked_whole_however_it_stands_in_line() {
+    let claim = || Op::Claim { sink: 1, limit: 1 };
+    for order in OrderBy::ALL {
+        let mut history = everything_is_ready();
+        history.extend([
+            Op::Crash(order),
+            claim(),
+            Op::Settle {
+                which: 0,
+                verdict: Verdict::Parked(Parked::ClinicPaused),
+            },
+            claim(),
+            Op::ResumeClinic { sink: 1, lane: 0 },
+            claim(),
+        ]);
+        replay(history);
+    }
+}
+
+#[test]
 fn what_fullscript_does_not_have_is_in_trouble_until_it_has_it_again() {
     let page = Listed {
         lane: 0,

@@ -219,7 +219,7 @@ pub async fn open(
             budget,
             Arc::clone(&clock),
         ),
-        routes: Routes::new(&config.sinks, &ids),
+        routes: Routes::new(config, &ids),
         ledger,
         tokens,
         sinks,

@@ -20,5 +20,5 @@ pub use json_path::{JsonPath, JsonPathError, Step};
 pub use names::Operation;
 pub use order::{OrderBy, patient_of};
 pub use output::Output;
-pub use pattern::{Pattern, PatternError, Patterns};
+pub use pattern::{Judgement, Pattern, PatternError, Patterns};
 pub use sweep::{ListDigest, Sweep};

@@ -76,6 +76,11 @@ impl Pattern {
         self.excludes
     }
 
+    /// The pattern without its leading `!`.
+    pub fn glob(&self) -> &str {
+        self.text.strip_prefix('!').unwrap_or(&self.text)
+    }
+
     /// Whether a whole name fits what stands behind the `!`, if there is one.
     pub fn fits(&self, name: &str) -> bool {
         fits(&self.pieces, name)
@@ -88,9 +93,40 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// A list of patterns: a sink's `match`.
+/// A list of patterns: a `match`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Patterns(Vec<Pattern>);
+
+/// What a list of patterns says of an event, and why. The first pattern of the list that decides it is named, with the
+/// first of the event's names that it fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement<'a> {
+    /// It is wanted: this pattern fits this name.
+    Fits {
+        /// The pattern.
+        pattern: &'a Pattern,
+        /// One of the event's names.
+        name: &'a str,
+    },
+    /// It is wanted: the list only excludes, and nothing in it fits.
+    NotExcluded,
+    /// It is not wanted, whatever else fits: this exclude fits this name.
+    Excluded {
+        /// The exclude.
+        pattern: &'a Pattern,
+        /// One of the event's names.
+        name: &'a str,
+    },
+    /// It is not wanted: no pattern fits any of its names.
+    NothingFits,
+}
+
+impl Judgement<'_> {
+    /// Whether the event is wanted.
+    pub fn is_wanted(self) -> bool {
+        matches!(self, Self::Fits { .. } | Self::NotExcluded)
+    }
+}
 
 impl Patterns {
     /// The list as it stands in the configuration.
@@ -103,11 +139,27 @@ impl Patterns {
         self.0.iter()
     }
 
-    /// Whether the list wants a name: no exclude fits, and an include does or there is none.
-    pub fn matches(&self, name: &str) -> bool {
-        let (excludes, includes): (Vec<_>, Vec<_>) = self.0.iter().partition(|p| p.excludes);
-        !excludes.iter().any(|p| p.fits(name))
-            && (includes.is_empty() || includes.iter().any(|p| p.fits(name)))
+    /// Judges an event by all its names ([`super::EventType::names`]). Whoever routes and whoever explains a route asks
+    /// here, so that an explanation cannot differ from what is done.
+    pub fn judge<'a>(&'a self, names: &'a [String]) -> Judgement<'a> {
+        let first = |excludes: bool| {
+            let patterns = self.0.iter().filter(move |p| p.excludes == excludes);
+            let mut hits = patterns.filter_map(|pattern| {
+                let name = names.iter().find(|name| pattern.fits(name))?;
+                Some((pattern, name.as_str()))
+            });
+            hits.next()
+        };
+        if let Some((pattern, name)) = first(true) {
+            return Judgement::Excluded { pattern, name };
+        }
+        if let Some((pattern, name)) = first(false) {
+            return Judgement::Fits { pattern, name };
+        }
+        if self.0.iter().all(Pattern::excludes) {
+            return Judgement::NotExcluded;
+        }
+        Judgement::NothingFits
     }
 }
 
@@ -137,26 +189,66 @@ fn pieces(glob: &str) -> Vec<Piece> {
 /// Reads the set behind a `[`, and what stands behind its `]`; `None` if it is never closed. A `]` that comes first
 /// belongs to the set.
 fn set(text: &str) -> Option<(Piece, &str)> {
-    let (negated, body) = match text.strip_prefix('!') {
-        Some(body) => (true, body),
-        None => (false, text),
-    };
+    let body = text.strip_prefix('!').unwrap_or(text);
     let (end, _) = body.char_indices().find(|(at, c)| *at > 0 && *c == ']')?;
-    let (members, behind) = body.split_at_checked(end)?;
-    let mut ranges = Vec::new();
-    let mut members = members.chars().peekable();
-    while let Some(low) = members.next() {
-        let mut ahead = members.clone();
-        match (ahead.next(), ahead.next()) {
-            (Some('-'), Some(high)) => {
-                // A range that runs backwards is empty, as in Python.
-                ranges.push((low, high));
-                members = ahead;
+    let (members, behind) = text.split_at_checked(text.len() - body.len() + end)?;
+    Some((members_of(members), behind.strip_prefix(']')?))
+}
+
+/// What stands between the brackets of a set, read as Python's `fnmatch.translate` reads it, to the letter: it cuts the
+/// text at the hyphens that make ranges, and takes a range that runs backwards out together with its two ends. Whatever
+/// then comes first says whether the set is negated: `[b-a!x]` is `[!x]`.
+fn members_of(text: &str) -> Piece {
+    let text: Vec<char> = text.chars().collect();
+    let mut chunks: Vec<Vec<char>> = Vec::new();
+    let mut rest = text.as_slice();
+    // Neither the `!` nor the first member can be the hyphen of a range.
+    let mut from = if rest.first() == Some(&'!') { 2 } else { 1 };
+    while let Some(hyphen) = (from..rest.len()).find(|at| rest.get(*at) == Some(&'-')) {
+        let (chunk, behind) = rest.split_at(hyphen);
+        chunks.push(chunk.to_vec());
+        rest = behind.get(1..).unwrap_or_default();
+        // The member behind a hyphen is the other end of its range, and begins none.
+        from = 2;
+    }
+    match chunks.last_mut() {
+        Some(last) if rest.is_empty() => last.push('-'),
+        _ => chunks.push(rest.to_vec()),
+    }
+    let mut joined: Vec<Vec<char>> = Vec::new();
+    for mut chunk in chunks.into_iter().rev() {
+        match joined.last_mut() {
+            Some(next) if chunk.last() > next.first() => {
+                chunk.pop();
+                chunk.extend(next.drain(..).skip(1));
+                *next = chunk;
             }
-            _ => ranges.push((low, low)),
+            _ => joined.push(chunk),
         }
     }
-    Some((Piece::Set { negated, ranges }, behind.strip_prefix(']')?))
+    joined.reverse();
+    let negated = joined.first().and_then(|chunk| chunk.first()) == Some(&'!');
+    if negated && let Some(first) = joined.first_mut() {
+        first.remove(0);
+    }
+    let mut ranges: Vec<(char, char)> = Vec::new();
+    // Two chunks that meet make a range of their ends, which are no members by themselves.
+    let mut low: Option<char> = None;
+    for (index, chunk) in joined.iter().enumerate() {
+        let mut members = chunk.iter().copied();
+        match (index, low.take()) {
+            (0, _) => {}
+            (_, Some(low)) => ranges.extend(members.next().map(|high| (low, high))),
+            // The hyphen comes first of all: it is a member itself.
+            (_, None) => ranges.push(('-', '-')),
+        }
+        let mut members: Vec<char> = members.collect();
+        if index + 1 < joined.len() {
+            low = members.pop();
+        }
+        ranges.extend(members.into_iter().map(|member| (member, member)));
+    }
+    Piece::Set { negated, ranges }
 }
 
 fn fits(pieces: &[Piece], name: &str) -> bool {
@@ -236,6 +328,16 @@ mod tests {
             ("[a-]", "-", true),
             ("[^a]", "^", true),
             ("[é-ü]", "ö", true),
+            // What is left of a set when a range that runs backwards is taken out is read anew.
+            ("[b-a!x]", "x", false),
+            ("[b-a!x]", "y", true),
+            ("[b-a!-z-~]", "-", false),
+            ("[b-a!-z-~]", "}", true),
+            ("[b-ax-z]", "y", true),
+            ("[b-ax-z]", "b", false),
+            ("[--a]", "A", true),
+            ("[!-a]", "-", false),
+            ("[a--]", "a", false),
             ("a*", "a", true),
             ("a", "ab", false),
         ] {
@@ -243,22 +345,60 @@ mod tests {
         }
     }
 
+    fn list(texts: &[&str]) -> Patterns {
+        Patterns::new(texts.iter().map(|t| Pattern::new(t).unwrap()).collect())
+    }
+
     #[test]
     fn any_exclude_wins_and_excludes_alone_imply_everything_else() {
-        let list = |texts: &[&str]| {
-            Patterns::new(texts.iter().map(|t| Pattern::new(t).unwrap()).collect())
+        let wants = |texts: &[&str], name: &str| {
+            let names = [name.to_owned()];
+            list(texts).judge(&names).is_wanted()
         };
-        assert!(list(&["!product.*"]).matches("order.placed"));
-        assert!(!list(&["!product.*"]).matches("product.created"));
-        assert!(!list(&["*", "!product.*", "product.created"]).matches("product.created"));
-        assert!(!list(&["order.*"]).matches("patient.created"));
+        assert!(wants(&["!product.*"], "order.placed"));
+        assert!(!wants(&["!product.*"], "product.created"));
+        assert!(!wants(
+            &["*", "!product.*", "product.created"],
+            "product.created"
+        ));
+        assert!(!wants(&["order.*"], "patient.created"));
+    }
+
+    #[test]
+    fn an_event_is_judged_by_all_its_names_and_the_first_pattern_that_decides_is_named() {
+        let names = ["order.placed", "fhir.supplyrequest.create", "fhir.create"].map(str::to_owned);
+        let judged = |texts: &[&str]| match list(texts).judge(&names) {
+            Judgement::Fits { pattern, name } => format!("{pattern} fits {name}"),
+            Judgement::NotExcluded => "not excluded".to_owned(),
+            Judgement::Excluded { pattern, name } => format!("{pattern} excludes {name}"),
+            Judgement::NothingFits => "nothing fits".to_owned(),
+        };
+        for (texts, expected) in [
+            (&["fhir.create"][..], "fhir.create fits fhir.create"),
+            (&["fhir.*"], "fhir.* fits fhir.supplyrequest.create"),
+            (
+                &["patient.*", "*.create", "*"],
+                "*.create fits fhir.supplyrequest.create",
+            ),
+            (&["*"], "* fits order.placed"),
+            (&["*", "!fhir.create"], "!fhir.create excludes fhir.create"),
+            (
+                &["!fhir.update", "!*.placed"],
+                "!*.placed excludes order.placed",
+            ),
+            (&["!fhir.update"], "not excluded"),
+            (&["fhir.update", "!fhir.delete"], "nothing fits"),
+        ] {
+            assert_eq!(judged(texts), expected, "{texts:?}");
+        }
     }
 
     #[test]
     fn a_pattern_of_nothing_is_refused() {
         assert_eq!(Pattern::new(""), Err(PatternError::Empty));
         assert_eq!(Pattern::new("!"), Err(PatternError::Empty));
-        assert_eq!(Pattern::new("!a*").unwrap().as_str(), "!a*");
+        let excludes = Pattern::new("!!a*").unwrap();
+        assert_eq!((excludes.as_str(), excludes.glob()), ("!!a*", "!a*"));
     }
 
     #[test]

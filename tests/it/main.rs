@@ -28,6 +28,7 @@ mod guards;
 mod intake;
 mod kills;
 mod model;
+mod names;
 mod oracle;
 mod order;
 mod outage;

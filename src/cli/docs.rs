@@ -90,6 +90,7 @@ mod tests {
           events       Look at events and their deliveries; send one again
           deliveries   Look at deliveries that need you, and settle them
           sinks        Look at sinks; test, pause, drain, rename one
+          routes       Tell who gets what, and why
           config       Check or create the configuration
           auth         Give, list and revoke the clinics' grants
           demo         See all of it at work, against an imitation of Fullscript; nothing to configure

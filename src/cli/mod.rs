@@ -16,6 +16,7 @@ mod demo;
 mod docs;
 mod events;
 mod output;
+mod routes;
 mod run;
 mod session;
 mod simulate;
@@ -178,6 +179,8 @@ enum Command {
     Deliveries(deliveries::Args),
     /// Look at sinks; test, pause, drain, rename one.
     Sinks(sinks::Args),
+    /// Tell who gets what, and why.
+    Routes(routes::Args),
     /// Check or create the configuration.
     Config(config::Args),
     /// Give, list and revoke the clinics' grants.
@@ -212,6 +215,7 @@ pub fn main() -> ExitCode {
         Command::Events(args) => events::run(&cli.config, args),
         Command::Deliveries(args) => deliveries::run(&cli.config, args),
         Command::Sinks(args) => sinks::run(&cli.config, args),
+        Command::Routes(args) => routes::run(&cli.config, args),
         Command::Simulate(args) => simulate::run(args),
         Command::Completions(args) => docs::completions(&args),
         Command::Man(args) => docs::man(&args),

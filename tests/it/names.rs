@@ -176,3 +176,43 @@ async fn a_sink_gets_an_event_once_by_whichever_of_its_names_and_none_that_any_n
     });
     assert_eq!(serde_json::to_value(&shown).unwrap(), expected);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_are_told_from_the_configuration_alone_and_a_name_is_no_type() {
+    let world = World::begin(Options::default(), Setup::default()).await;
+    let told = world.run(&[
+        "routes",
+        "test",
+        "order.placed",
+        "--clinic",
+        "oak",
+        "--json",
+    ]);
+    assert!(told.status.success());
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
+    assert_eq!(told["schema"], 1);
+    assert_eq!(told["sinks"][0]["why"], "fits");
+    assert!(!world.state_path().exists());
+    for (arguments, code, words) in [
+        (
+            &["fhir.create"][..],
+            2,
+            "types that answer to it (patient.created",
+        ),
+        (
+            &["fullscript.order.placed"],
+            2,
+            "of the type \"order.placed\"",
+        ),
+        (
+            &["order.placed", "--clinic", "elm"],
+            4,
+            "there is no clinic \"elm\"; configured are: oak",
+        ),
+    ] {
+        let refused = world.run(&[&["routes", "test"], arguments].concat());
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(code), "{said}");
+        assert!(said.contains(words), "{said}");
+    }
+}

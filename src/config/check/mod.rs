@@ -3,6 +3,7 @@
 
 mod app;
 mod clinics;
+mod matches;
 mod poll;
 mod sinks;
 mod values;

@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::clinics;
 use super::values::{self, span};
+use super::{clinics, matches};
 use crate::config::duration::DAY;
-use crate::config::file::{Field, Section};
+use crate::config::file::Section;
 use crate::config::problem::resembling;
 use crate::config::{Bodies, ClinicSelection, OnDoubt, Sink};
-use crate::domain::{KNOWN_CATEGORIES, OrderBy, Pattern, Patterns, SinkName};
+use crate::domain::{OrderBy, SinkName};
 
 pub(super) fn read(
     root: &Section<'_>,
@@ -52,7 +52,7 @@ fn one(section: &Section<'_>, clinics: &clinics::Read, bodies: Option<Bodies>) -
     let name = section.required("name", "a name for logs and commands, such as \"chart\"");
     let name = name.as_ref().and_then(values::name);
     let selection = selection(section, clinics);
-    let matches = section.or("match", everything(), patterns);
+    let matches = section.or("match", matches::everything(), matches::patterns);
     let max_attempts = section.or("max_attempts", 8, |field| field.number(1..1001));
     let give_up_after = section.or("give_up_after", 30 * DAY, |f| span(f, 365 * DAY));
     let order_by = section.or("order_by", OrderBy::None, |field| {
@@ -84,39 +84,6 @@ fn one(section: &Section<'_>, clinics: &clinics::Read, bodies: Option<Bodies>) -
         order_wait,
         kind: kind?,
     })
-}
-
-fn everything() -> Patterns {
-    Patterns::new(Pattern::new("*").into_iter().collect())
-}
-
-fn patterns(field: &Field<'_>) -> Option<Patterns> {
-    let mut patterns = Vec::new();
-    for member in field.list()? {
-        match Pattern::new(member.text()?) {
-            Ok(pattern) => {
-                fits_something(&member, &pattern);
-                patterns.push(pattern);
-            }
-            Err(error) => member.refuse::<()>(format_args!(
-                "a pattern such as \"order.*\" or \"!product.*\": {error}"
-            ))?,
-        }
-    }
-    Some(Patterns::new(patterns))
-}
-
-/// A pattern that fits nothing known is most likely mistyped; but Fullscript adds event types, so it is no problem.
-fn fits_something(field: &Field<'_>, pattern: &Pattern) {
-    let known = || KNOWN_CATEGORIES.iter().flat_map(|row| row.event_types);
-    if !known().any(|name| pattern.fits(name)) {
-        let text = pattern.as_str().trim_start_matches('!');
-        field.place.warning(
-            field.shown(),
-            "a pattern that fits an event type that this program knows; it is used all the same",
-            resembling(text, known().copied()),
-        );
-    }
 }
 
 /// With one clinic, nothing said means that one. With several, a sink that gets everything must say so aloud.

@@ -6,6 +6,7 @@
 
 mod check;
 mod duration;
+mod enrich;
 mod file;
 mod id_url;
 mod load;
@@ -15,12 +16,14 @@ mod secret;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
 use url::Url;
 
 pub use self::duration::{parse_duration, show_duration};
+pub use self::enrich::{Enrich, Enrichment};
 pub use self::id_url::{IdUrl, IdUrlError};
 pub use self::load::{Loaded, load, parse};
 pub use self::presets::environments;
@@ -43,6 +46,8 @@ pub struct Config {
     pub clinics: Vec<Clinic>,
     /// The sinks, in the order of the file.
     pub sinks: Vec<Sink>,
+    /// What is said of events beside what the vendor says. Shared by whoever writes a body.
+    pub enrich: Arc<Enrich>,
 }
 
 impl Config {

@@ -209,7 +209,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType, Parcel};
+    use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType, Metadata, Parcel};
     use crate::format::{Payload, cloudevents, fullscript, native};
 
     fn paths(texts: &[&str]) -> Vec<JsonPath> {
@@ -402,8 +402,8 @@ mod tests {
         let data = payload.data(&parcel.body).unwrap();
         [
             fullscript::reduced(&parcel, data.as_deref()),
-            native::body_with(&parcel, data.as_deref()),
-            cloudevents::body_with(&parcel, data.as_deref()),
+            native::body_with(&parcel, &Metadata::default(), data.as_deref()),
+            cloudevents::body_with(&parcel, &Metadata::default(), data.as_deref()),
         ]
         .map(|body| String::from_utf8(body.unwrap()).unwrap())
     }

@@ -8,7 +8,7 @@ use chrono::SecondsFormat;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::domain::{ClinicId, EventBody, Parcel};
+use crate::domain::{ClinicId, EventBody, Metadata, Parcel};
 
 /// The stored event is not what a retrieve gives. Says nothing of its content: that is health data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +27,8 @@ struct Native<'a> {
     created_at: String,
     clinic: &'a str,
     clinic_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a Metadata>,
 }
 
 #[derive(Deserialize)]
@@ -35,14 +37,18 @@ struct Event<'a> {
     data: &'a RawValue,
 }
 
-/// `{"delivery":"123","id":…,"type":…,"created_at":…,"clinic":…,"clinic_id":…|null,"data":…}`, without a newline at
-/// its end; those inside `data` are the vendor's.
-pub fn body(parcel: &Parcel) -> Result<Vec<u8>, NotAnEvent> {
-    body_with(parcel, Some(data(&parcel.body)?))
+/// `{"delivery":"123","id":…,"type":…,"created_at":…,"clinic":…,"clinic_id":…|null,"metadata":…,"data":…}`, without a
+/// newline at its end; those inside `data` are the vendor's. Where there is no metadata, the member is not there.
+pub fn body(parcel: &Parcel, metadata: &Metadata) -> Result<Vec<u8>, NotAnEvent> {
+    body_with(parcel, metadata, Some(data(&parcel.body)?))
 }
 
 /// The same with `data` as it is given; without, no `data` at all.
-pub fn body_with(parcel: &Parcel, data: Option<&str>) -> Result<Vec<u8>, NotAnEvent> {
+pub fn body_with(
+    parcel: &Parcel,
+    metadata: &Metadata,
+    data: Option<&str>,
+) -> Result<Vec<u8>, NotAnEvent> {
     let native = Native {
         delivery: parcel.delivery.to_string(),
         id: parcel.event.as_str(),
@@ -50,6 +56,7 @@ pub fn body_with(parcel: &Parcel, data: Option<&str>) -> Result<Vec<u8>, NotAnEv
         created_at: time(parcel),
         clinic: parcel.clinic.as_str(),
         clinic_id: parcel.clinic_id.as_ref().map(ClinicId::as_str),
+        metadata: (!metadata.is_empty()).then_some(metadata),
     };
     with_data(&native, data)
 }
@@ -88,8 +95,8 @@ pub fn data(body: &EventBody) -> Result<&str, NotAnEvent> {
 
 /// The body as exactly one line, its newline included. A raw newline in JSON can only stand between tokens (within a
 /// string it is escaped), so a space in its place changes the layout and no value.
-pub fn line(parcel: &Parcel) -> Result<Vec<u8>, NotAnEvent> {
-    let mut line = body(parcel)?;
+pub fn line(parcel: &Parcel, metadata: &Metadata) -> Result<Vec<u8>, NotAnEvent> {
+    let mut line = body(parcel, metadata)?;
     for byte in &mut line {
         if matches!(byte, b'\n' | b'\r') {
             *byte = b' ';
@@ -117,10 +124,31 @@ mod tests {
         }
     }
 
+    fn none() -> Metadata {
+        Metadata::default()
+    }
+
+    #[test]
+    fn metadata_stands_before_data_in_the_order_of_its_names() {
+        let values = serde_json::json!({ "compliance": "PHIPA", "audit_required": true });
+        let metadata = Metadata::new(serde_json::from_value(values).unwrap());
+        let body = body(&parcel(r#"{"data":{}}"#), &metadata).unwrap();
+        let text = String::from_utf8(body).unwrap();
+        let (_, end) = text.split_once(r#""clinic_id":"c-1","#).unwrap();
+        assert_eq!(
+            end,
+            r#""metadata":{"audit_required":true,"compliance":"PHIPA"},"data":{}}"#
+        );
+    }
+
     #[test]
     fn data_keeps_every_byte_the_vendor_sent() {
         let data = r#"{ "z":1.10, "a":12345678901234567890.0,"s":"\u00e9\/é" }"#;
-        let body = body(&parcel(&format!(r#"{{"id":"e-1","data":{data}}}"#))).unwrap();
+        let body = body(
+            &parcel(&format!(r#"{{"id":"e-1","data":{data}}}"#)),
+            &none(),
+        )
+        .unwrap();
         assert_eq!(
             String::from_utf8(body).unwrap(),
             format!(
@@ -136,13 +164,13 @@ mod tests {
             attempt: 2,
             ..first.clone()
         };
-        assert_eq!(body(&first), body(&second));
+        assert_eq!(body(&first, &none()), body(&second, &none()));
     }
 
     #[test]
     fn a_pretty_printed_event_is_still_one_line_with_the_same_values() {
         let data = "{\r\n  \"note\": \"two\\nlines\"\n}";
-        let line = line(&parcel(&format!("{{\"data\":{data}}}"))).unwrap();
+        let line = line(&parcel(&format!("{{\"data\":{data}}}")), &none()).unwrap();
         let text = String::from_utf8(line.clone()).unwrap();
         assert_eq!(text.matches('\n').count(), 1);
         assert!(!line.contains(&b'\r'));
@@ -152,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_body_without_data_is_refused_rather_than_guessed() {
-        assert_eq!(body(&parcel(r#"{"id":"e-1"}"#)), Err(NotAnEvent));
-        assert_eq!(body(&parcel("[")), Err(NotAnEvent));
+        assert_eq!(body(&parcel(r#"{"id":"e-1"}"#), &none()), Err(NotAnEvent));
+        assert_eq!(body(&parcel("["), &none()), Err(NotAnEvent));
     }
 }

@@ -9,7 +9,7 @@ use super::{
     Checkpoint, Delivered, ExecSink, FileSink, Orphan, Resumed, Secrets, SharedRecorder, Signing,
     Sink, SqliteSink, StdoutError, StdoutSink, Stopped, WebhookError, WebhookSink,
 };
-use crate::config::{self, SecretRef, SinkKind, WebhookAuth, WebhookSignature};
+use crate::config::{self, Enrich, SecretRef, SinkKind, WebhookAuth, WebhookSignature};
 use crate::domain::{Parcel, SinkName};
 use crate::format::authorization;
 use crate::format::standard::{self, NotAKey};
@@ -88,40 +88,39 @@ pub enum OpenError {
 
 impl AnySink {
     /// Makes the sink that the configuration describes, and reads its secrets. Nothing is sent or written, and a
-    /// file is opened only by [`Sink::resume`]. `state` is the state directory.
+    /// file is opened only by [`Sink::resume`]. `state` is the state directory, `enrich` what the operator says of events.
     pub fn open(
         sink: &config::Sink,
         http: &config::Http,
         state: &Path,
         recorder: &SharedRecorder,
+        enrich: &Arc<Enrich>,
     ) -> Result<Self, OpenError> {
         let name = || sink.name.clone();
+        let enrich = Arc::clone(enrich);
         match &sink.kind {
-            SinkKind::File(settings) => Ok(Self::File(FileSink::new(name(), settings.clone()))),
+            SinkKind::File(settings) => {
+                let sink = FileSink::new(name(), settings.clone());
+                Ok(Self::File(sink.enriched(enrich)))
+            }
             SinkKind::Sqlite(settings) => {
                 Ok(Self::Sqlite(SqliteSink::new(name(), settings.clone())))
             }
             SinkKind::Exec(settings) => {
                 let recorder = Arc::clone(recorder);
-                Ok(Self::Exec(ExecSink::new(
-                    name(),
-                    settings.clone(),
-                    state,
-                    recorder,
-                )))
+                let sink = ExecSink::new(name(), settings.clone(), state, recorder);
+                Ok(Self::Exec(sink.enriched(enrich)))
             }
-            SinkKind::Stdout => {
-                StdoutSink::open()
-                    .map(Self::Stdout)
-                    .map_err(|source| OpenError::Stdout {
-                        sink: name(),
-                        source,
-                    })
-            }
+            SinkKind::Stdout => StdoutSink::open()
+                .map(|sink| Self::Stdout(sink.enriched(enrich)))
+                .map_err(|source| OpenError::Stdout {
+                    sink: name(),
+                    source,
+                }),
             SinkKind::Webhook(settings) => {
                 let secrets = webhook_secrets(&sink.name, settings)?;
                 WebhookSink::new((**settings).clone(), secrets, http)
-                    .map(|sink| Self::Webhook(Box::new(sink)))
+                    .map(|sink| Self::Webhook(Box::new(sink.enriched(enrich))))
                     .map_err(|source| OpenError::Webhook {
                         sink: name(),
                         source,
@@ -298,7 +297,7 @@ mod tests {
     fn refusal(sink: &config::Sink) -> String {
         let http = config::Http::default();
         let nobody: SharedRecorder = Arc::new(Unrecorded);
-        let opened = AnySink::open(sink, &http, Path::new("/nowhere"), &nobody);
+        let opened = AnySink::open(sink, &http, Path::new("/nowhere"), &nobody, &Arc::default());
         opened.err().unwrap().to_string()
     }
 

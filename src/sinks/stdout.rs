@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use chrono::{DateTime, Utc};
 
 use super::{Delivered, Sink, Stopped};
+use crate::config::Enrich;
 use crate::domain::{Outcome, Parcel};
 use crate::format::{NotAnEvent, native};
 
@@ -31,6 +32,7 @@ type Out = Arc<Mutex<dyn Write + Send>>;
 /// The sink of `kind = "stdout"`.
 pub struct StdoutSink {
     out: Out,
+    enrich: Arc<Enrich>,
 }
 
 impl StdoutSink {
@@ -48,7 +50,14 @@ impl StdoutSink {
     fn writing_to(out: impl Write + Send + 'static) -> Self {
         Self {
             out: Arc::new(Mutex::new(out)),
+            enrich: Arc::default(),
         }
+    }
+
+    /// The same, with what the operator says of events.
+    #[must_use]
+    pub fn enriched(self, enrich: Arc<Enrich>) -> Self {
+        Self { enrich, ..self }
     }
 }
 
@@ -67,7 +76,11 @@ impl Sink for StdoutSink {
     }
 
     async fn deliver(&self, parcels: &[Parcel], _now: DateTime<Utc>) -> Result<Delivered, Stopped> {
-        let batch: Vec<_> = parcels.iter().map(native::line).collect();
+        let lines = parcels.iter().map(|parcel| {
+            let metadata = self.enrich.metadata_for(&parcel.event_type, &parcel.clinic);
+            native::line(parcel, &metadata)
+        });
+        let batch: Vec<_> = lines.collect();
         let out = Arc::clone(&self.out);
         let outcomes = tokio::task::spawn_blocking(move || {
             let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,7 +137,7 @@ mod tests {
     use std::io::Read;
 
     use super::*;
-    use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType};
+    use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType, Metadata};
 
     fn parcel() -> Parcel {
         Parcel {
@@ -151,7 +164,12 @@ mod tests {
         drop(sink);
         let mut text = Vec::new();
         reader.read_to_end(&mut text).unwrap();
-        assert_eq!(text, native::line(&parcel()).unwrap().repeat(2));
+        assert_eq!(
+            text,
+            native::line(&parcel(), &Metadata::default())
+                .unwrap()
+                .repeat(2)
+        );
     }
 
     #[tokio::test]
@@ -178,7 +196,7 @@ mod tests {
                 Ok(())
             }
         }
-        let batch = vec![native::line(&parcel()); 3];
+        let batch = vec![native::line(&parcel(), &Metadata::default()); 3];
         let outcomes = print(&mut Leaving(false), &batch).unwrap();
         assert!(matches!(
             outcomes[..],

@@ -22,6 +22,7 @@ mod canaries;
 mod commands;
 mod demo;
 mod disk;
+mod enrich;
 mod flow;
 mod grants;
 mod guards;

@@ -7,10 +7,10 @@ use serde_json::json;
 
 use super::{CommandResult, Exit, Failure};
 use crate::config::{
-    self, ClinicSelection, Config, FirstRun, Holds, Invalid, Loaded, Problem, SecretRef, Sink,
+    self, ClinicSelection, Config, FirstRun, Holds, Invalid, Loaded, Problem, SecretRef,
     Unreadable, show_duration,
 };
-use crate::domain::{Category, ClinicName, Pattern};
+use crate::domain::{Category, ClinicName, Pattern, Patterns};
 use crate::format::authorization::{self, Unsendable};
 use crate::format::standard;
 
@@ -124,10 +124,17 @@ fn summary(path: &Path, loaded: &Loaded) -> String {
             words("sinks", index),
             sink.name.to_string(),
             sink.kind.name().to_owned(),
-            receives(sink),
+            received(&sink.matches, &sink.clinics),
         ]
     });
     lines.extend(joined_columns(&sinks.collect::<Vec<_>>()));
+    let enrich = config.enrich.tables().iter().enumerate();
+    let enrich = enrich.map(|(index, table)| {
+        let keys: Vec<_> = table.metadata.iter().map(|(key, _)| key).collect();
+        let of = received(&table.matches, &table.clinics);
+        vec![words("enrich", index), keys.join(", "), of]
+    });
+    lines.extend(joined_columns(&enrich.collect::<Vec<_>>()));
     let mut text = format!("{}: good\n\n", path.display());
     for line in lines {
         let title = line.first().map_or("", String::as_str);
@@ -173,9 +180,9 @@ fn polling(config: &Config) -> String {
     )
 }
 
-fn receives(sink: &Sink) -> String {
-    let patterns: Vec<_> = sink.matches.iter().map(Pattern::as_str).collect();
-    let clinics = match &sink.clinics {
+fn received(matches: &Patterns, clinics: &ClinicSelection) -> String {
+    let patterns: Vec<_> = matches.iter().map(Pattern::as_str).collect();
+    let clinics = match clinics {
         ClinicSelection::All => "all clinics".to_owned(),
         ClinicSelection::Named(names) => {
             let names: Vec<_> = names.iter().map(ClinicName::as_str).collect();
@@ -249,6 +256,9 @@ kind = "file"
 path = "/srv/events.jsonl"
 clinics = ["*"]
 match = ["order.*", "!*.updated"]
+[[enrich]]
+match = ["fhir.*"]
+metadata = { compliance = "PHIPA", audit_required = true }
 [[sinks]]
 name = "import"
 kind = "exec"
@@ -271,6 +281,7 @@ clinics = ["harbour"]
              harbour     patients, treatment_plans, orders, products, clinic_keys
     sinks    chart   file  order.* !*.updated of all clinics
              import  exec  * of harbour
+    enrich   audit_required, compliance  fhir.* of all clinics
 
     warning: clinics[0].categories[1] (line 11)
       found:  "order"

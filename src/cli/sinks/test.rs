@@ -37,7 +37,13 @@ pub(super) fn run(path: &Path, name: &str) -> CommandResult {
         Failure::new(Exit::Unexpected, text)
     })?;
     let unrecorded: SharedRecorder = Arc::new(Unrecorded);
-    let open = AnySink::open(sink, &config.http, state.path(), &unrecorded);
+    let open = AnySink::open(
+        sink,
+        &config.http,
+        state.path(),
+        &unrecorded,
+        &config.enrich,
+    );
     let open = open.map_err(StartError::from)?;
     let now = SystemClock::start().now();
     let parcel = parcel(&config, sink, now)?;

@@ -1,9 +1,12 @@
-//! `[[clinics]]`.
+//! `[[clinics]]`, and `clinics` wherever it stands.
+
+use std::collections::BTreeSet;
 
 use super::app::Servers;
 use super::{poll, values};
-use crate::config::Clinic;
-use crate::config::file::Section;
+use crate::config::file::{Field, Section};
+use crate::config::problem::resembling;
+use crate::config::{Clinic, ClinicSelection};
 use crate::domain::{Category, ClinicId, ClinicName};
 
 /// What `[[clinics]]` says.
@@ -58,4 +61,43 @@ pub(super) fn read(root: &Section<'_>, categories: &[Category], servers: Servers
         });
     }
     Read { clinics, count }
+}
+
+/// Which clinics a `clinics` names.
+pub(super) fn selection(field: &Field<'_>, clinics: &Read) -> Option<ClinicSelection> {
+    let members = field.list()?;
+    let mut names = BTreeSet::new();
+    let mut all = false;
+    for member in &members {
+        let text = member.text()?;
+        if text == "*" {
+            all = true;
+        } else if let Some(clinic) = clinics.clinics.iter().find(|c| c.name.as_str() == text) {
+            names.insert(clinic.name.clone());
+        } else {
+            let known = || clinics.clinics.iter().map(|clinic| clinic.name.as_str());
+            member.place.problem_like(
+                member.shown(),
+                format_args!("a clinic of this file: {}", listed(known())),
+                resembling(text, known()),
+            );
+        }
+    }
+    if all && members.len() > 1 {
+        return field.refuse("either [\"*\"] or names, not both");
+    }
+    Some(if all {
+        ClinicSelection::All
+    } else {
+        ClinicSelection::Named(names)
+    })
+}
+
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.collect();
+    if names.is_empty() {
+        "it has none".to_owned()
+    } else {
+        names.join(", ")
+    }
 }

@@ -3,6 +3,7 @@
 
 mod app;
 mod clinics;
+mod enrich;
 mod matches;
 mod poll;
 mod sinks;
@@ -24,6 +25,7 @@ pub(super) fn config<'a>(report: &'a Report<'a>, document: &'a DeTable<'a>) -> O
     let clinics = clinics::read(&root, &poll.categories, servers);
     let bodies = state.as_ref().map(|state| state.bodies);
     let sinks = sinks::read(&root, &clinics, bodies);
+    let enrich = enrich::read(&root, &clinics);
     root.finish();
     Some(Config {
         app: app.app?,
@@ -32,6 +34,7 @@ pub(super) fn config<'a>(report: &'a Report<'a>, document: &'a DeTable<'a>) -> O
         poll,
         clinics: clinics.clinics,
         sinks,
+        enrich: enrich.into(),
     })
 }
 

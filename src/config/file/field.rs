@@ -96,6 +96,24 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// A text, a number, or true or false, as JSON; `None` for all else, and for a number that has no JSON. Notes
+    /// nothing.
+    pub(in crate::config) fn scalar(&self) -> Option<serde_json::Value> {
+        match self.value {
+            DeValue::String(text) => Some((&**text).into()),
+            DeValue::Boolean(value) => Some((*value).into()),
+            DeValue::Integer(number) => {
+                let number = i64::from_str_radix(number.as_str(), number.radix()).ok()?;
+                Some(number.into())
+            }
+            DeValue::Float(number) => {
+                let number = serde_json::Number::from_f64(number.as_str().parse().ok()?)?;
+                Some(number.into())
+            }
+            DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => None,
+        }
+    }
+
     /// The members of a list that must not be empty.
     pub(in crate::config) fn list(&self) -> Option<Vec<Self>> {
         let Some(members) = self.members() else {
@@ -110,7 +128,7 @@ impl<'a> Field<'a> {
     }
 
     /// The members of a list, if it is one; notes nothing.
-    pub(super) fn members(&self) -> Option<Vec<Self>> {
+    pub(in crate::config) fn members(&self) -> Option<Vec<Self>> {
         let members = self.value.as_array()?.iter().enumerate();
         let member = |(index, value): (usize, &'a Spanned<DeValue<'a>>)| Self {
             place: self

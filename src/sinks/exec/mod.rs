@@ -18,7 +18,7 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -29,7 +29,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::{Checkpoint, Delivered, Doubtful, Orphan, Resumed, SharedRecorder, Sink, Stopped};
-use crate::config;
+use crate::config::{self, Enrich};
 use crate::domain::{DeliveryId, Outcome, Output, Parcel, SinkName};
 use crate::format::native;
 
@@ -54,6 +54,7 @@ pub struct ExecSink {
     directory: PathBuf,
     recorder: SharedRecorder,
     recorded_every: Duration,
+    enrich: Arc<Enrich>,
 }
 
 /// Kills a child's process group when an attempt ends before the child does: by time-out, or by being dropped.
@@ -104,11 +105,19 @@ impl ExecSink {
             directory: state.join(PIPES),
             recorder,
             recorded_every: RECORDED_EVERY,
+            enrich: Arc::default(),
         }
     }
 
+    /// The same, with what the operator says of events.
+    #[must_use]
+    pub fn enriched(self, enrich: Arc<Enrich>) -> Self {
+        Self { enrich, ..self }
+    }
+
     async fn attempt(&self, parcel: &Parcel) -> Outcome {
-        let body = match native::body(parcel) {
+        let metadata = self.enrich.metadata_for(&parcel.event_type, &parcel.clinic);
+        let body = match native::body(parcel, &metadata) {
             Ok(body) => body,
             Err(refused) => {
                 return Outcome::No {

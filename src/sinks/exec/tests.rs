@@ -12,7 +12,7 @@ use tokio::net::unix::pipe as unix_pipe;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::domain::{ClinicName, EventBody, EventId, EventType};
+use crate::domain::{ClinicName, EventBody, EventId, EventType, Metadata};
 use crate::sinks::Recorder;
 
 /// A recorder in memory.
@@ -219,7 +219,10 @@ async fn a_program_gets_the_event_on_stdin_and_only_ids_in_its_environment() {
     assert_eq!(outcome, Outcome::Yes);
     let text = std::fs::read_to_string(kept).unwrap();
     let (body, environment) = text.split_once('\n').unwrap();
-    assert_eq!(body.as_bytes(), native::body(&parcel).unwrap());
+    assert_eq!(
+        body.as_bytes(),
+        native::body(&parcel, &Metadata::default()).unwrap()
+    );
     let mut names: Vec<_> = environment
         .lines()
         .filter_map(|line| line.split('=').next())

@@ -23,7 +23,7 @@ use chrono::{DateTime, Utc};
 
 use self::mark::Mark;
 use super::{Checkpoint, Delivered, Orphan, Resumed, Sink, Stopped};
-use crate::config;
+use crate::config::{self, Enrich};
 use crate::domain::{Parcel, SinkName};
 use crate::format::native;
 
@@ -31,6 +31,7 @@ use crate::format::native;
 pub struct FileSink {
     place: Arc<Place>,
     state: Arc<Mutex<Option<Lines>>>,
+    enrich: Arc<Enrich>,
 }
 
 /// Which file, and under which sink's name.
@@ -81,7 +82,14 @@ impl FileSink {
         Self {
             place: Arc::new(Place { sink, settings }),
             state: Arc::default(),
+            enrich: Arc::default(),
         }
+    }
+
+    /// The same, with what the operator says of events.
+    #[must_use]
+    pub fn enriched(self, enrich: Arc<Enrich>) -> Self {
+        Self { enrich, ..self }
     }
 
     /// Runs file work where it may block, with the state to itself. The work is not abandoned when the caller is.
@@ -132,7 +140,11 @@ impl Sink for FileSink {
     }
 
     async fn deliver(&self, parcels: &[Parcel], now: DateTime<Utc>) -> Result<Delivered, Stopped> {
-        let batch: Vec<_> = parcels.iter().map(native::line).collect();
+        let lines = parcels.iter().map(|parcel| {
+            let metadata = self.enrich.metadata_for(&parcel.event_type, &parcel.clinic);
+            native::line(parcel, &metadata)
+        });
+        let batch: Vec<_> = lines.collect();
         self.blocking(move |place, state| {
             // Taken out, and put back only when the file's state is known: after an error the sink resumes first.
             let lines = state

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::batch::{Appended, append};
 use super::*;
-use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType, Outcome};
+use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType, Metadata, Outcome};
 
 struct World {
     dir: TempDir,
@@ -64,7 +64,7 @@ fn parcel(delivery: i64) -> Parcel {
 }
 
 fn line(delivery: i64) -> String {
-    String::from_utf8(native::line(&parcel(delivery)).unwrap()).unwrap()
+    String::from_utf8(native::line(&parcel(delivery), &Metadata::default()).unwrap()).unwrap()
 }
 
 fn orphan(delivery: i64) -> Orphan {

@@ -26,7 +26,7 @@ use self::probe::Seen;
 use self::resolve::FilteringResolver;
 use super::address::{NetError, Policy, Refused};
 use super::{Checkpoint, Delivered, Orphan, Resumed, Sink, Stopped};
-use crate::config::{self, IdUrl, WebhookPayload};
+use crate::config::{self, Enrich, IdUrl, WebhookPayload};
 use crate::domain::{Outcome, Parcel};
 use crate::format::{Payload, standard};
 use crate::http as client;
@@ -86,6 +86,7 @@ pub struct WebhookSink {
     policy: Policy,
     client: Client,
     preflight: Preflight,
+    enrich: Arc<Enrich>,
 }
 
 impl WebhookSink {
@@ -120,7 +121,14 @@ impl WebhookSink {
             policy,
             client,
             preflight: Preflight::default(),
+            enrich: Arc::default(),
         })
+    }
+
+    /// The same, with what the operator says of events.
+    #[must_use]
+    pub fn enriched(self, enrich: Arc<Enrich>) -> Self {
+        Self { enrich, ..self }
     }
 
     /// The resolver is not asked about a receiver that is named by its address.

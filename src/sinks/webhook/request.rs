@@ -16,11 +16,17 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 impl WebhookSink {
     pub(super) fn body(&self, parcel: &Parcel) -> Result<Vec<u8>, NoBody> {
         let data = || self.payload.data(&parcel.body);
+        let metadata = || {
+            let (event_type, clinic) = (&parcel.event_type, &parcel.clinic);
+            self.enrich.metadata_for(event_type, clinic)
+        };
         let body = match self.settings.format {
             WebhookFormat::Fullscript => self.as_fullscript(parcel)?,
             WebhookFormat::EventPayload => fullscript::wrapped(&self.as_fullscript(parcel)?),
-            WebhookFormat::Native => native::body_with(parcel, data()?.as_deref())?,
-            WebhookFormat::CloudEvents => cloudevents::body_with(parcel, data()?.as_deref())?,
+            WebhookFormat::Native => native::body_with(parcel, &metadata(), data()?.as_deref())?,
+            WebhookFormat::CloudEvents => {
+                cloudevents::body_with(parcel, &metadata(), data()?.as_deref())?
+            }
         };
         Ok(body)
     }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::config::{IdempotencyKey, WebhookFormat, WebhookSignature};
-use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType, JsonPath};
+use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType, JsonPath, Metadata};
 use crate::format::{authorization, cloudevents, native, signature};
 
 /// For receivers that answer, however busy this machine is.
@@ -310,8 +310,8 @@ async fn each_attempt_has_the_same_bytes_and_a_signature_of_its_own_time() {
     let bodies: Vec<_> = seen.iter().map(|(_, body)| body.as_ref()).collect();
     let fullscript = format!("{{\"event\":{EVENT}}}").into_bytes();
     let wrapped = format!("{{\"event_payload\":{{\"event\":{EVENT}}}}}").into_bytes();
-    let native = native::body(&parcel(1)).unwrap();
-    let cloud = cloudevents::body(&parcel(1)).unwrap();
+    let native = native::body(&parcel(1), &Metadata::default()).unwrap();
+    let cloud = cloudevents::body(&parcel(1), &Metadata::default()).unwrap();
     assert_eq!(
         bodies,
         [&fullscript, &wrapped, &native, &cloud]

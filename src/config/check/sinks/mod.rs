@@ -10,7 +10,6 @@ use super::values::{self, span};
 use super::{clinics, matches};
 use crate::config::duration::DAY;
 use crate::config::file::Section;
-use crate::config::problem::resembling;
 use crate::config::{Bodies, ClinicSelection, OnDoubt, Sink};
 use crate::domain::{OrderBy, SinkName};
 
@@ -99,41 +98,7 @@ fn selection(section: &Section<'_>, clinics: &clinics::Read) -> Option<ClinicSel
         }
         return Some(ClinicSelection::All);
     };
-    let members = field.list()?;
-    let mut names = BTreeSet::new();
-    let mut all = false;
-    for member in &members {
-        let text = member.text()?;
-        if text == "*" {
-            all = true;
-        } else if let Some(clinic) = clinics.clinics.iter().find(|c| c.name.as_str() == text) {
-            names.insert(clinic.name.clone());
-        } else {
-            let known = || clinics.clinics.iter().map(|clinic| clinic.name.as_str());
-            member.place.problem_like(
-                member.shown(),
-                format_args!("a clinic of this file: {}", listed(known())),
-                resembling(text, known()),
-            );
-        }
-    }
-    if all && members.len() > 1 {
-        return field.refuse("either [\"*\"] or names, not both");
-    }
-    Some(if all {
-        ClinicSelection::All
-    } else {
-        ClinicSelection::Named(names)
-    })
-}
-
-fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let names: Vec<_> = names.collect();
-    if names.is_empty() {
-        "it has none".to_owned()
-    } else {
-        names.join(", ")
-    }
+    clinics::selection(&field, clinics)
 }
 
 fn on_doubt(section: &Section<'_>, kind: kinds::Kind) -> OnDoubt {

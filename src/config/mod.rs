@@ -391,6 +391,8 @@ pub enum WebhookFormat {
     Native,
     /// As [CloudEvents](https://cloudevents.io) 1.0 says, in structured mode.
     CloudEvents,
+    /// An `EHREvent` of HealthChain (`docs/healthchain.md`).
+    HealthChain,
 }
 
 /// How much of an event a webhook carries.

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use serde_json::Value;
+
 use super::EventType;
 
 /// What happened to the entity.
@@ -53,29 +55,48 @@ struct Kind {
     segment: &'static str,
     entity: &'static str,
     /// The FHIR R4 resource; products and clinic keys have none.
-    resource: Option<&'static str>,
+    resource: Option<Resource>,
+}
+
+struct Resource {
+    name: &'static str,
+    /// Where in `data` its id stands (`fullscript-api.md` §2).
+    id: &'static [&'static str],
 }
 
 const KINDS: [Kind; 6] = [
     Kind {
         segment: "patient",
         entity: "Patient",
-        resource: Some("Patient"),
+        resource: Some(Resource {
+            name: "Patient",
+            id: &["patient", "id"],
+        }),
     },
     Kind {
         segment: "treatment_plan",
         entity: "TreatmentPlan",
-        resource: Some("CarePlan"),
+        resource: Some(Resource {
+            name: "CarePlan",
+            id: &["treatment_plan", "id"],
+        }),
     },
     Kind {
         segment: "order",
         entity: "Order",
-        resource: Some("SupplyRequest"),
+        // The order stands in `data` directly.
+        resource: Some(Resource {
+            name: "SupplyRequest",
+            id: &["id"],
+        }),
     },
     Kind {
         segment: "lab_order",
         entity: "LabOrder",
-        resource: Some("DiagnosticReport"),
+        resource: Some(Resource {
+            name: "DiagnosticReport",
+            id: &["lab_order", "id"],
+        }),
     },
     Kind {
         segment: "product",
@@ -119,7 +140,17 @@ impl EventType {
 
     /// The FHIR R4 resource that it is about, if there is one.
     pub fn fhir_resource(&self) -> Option<&'static str> {
-        self.kind()?.resource
+        Some(self.resource()?.name)
+    }
+
+    /// Fullscript's id of that resource, out of the JSON text of the event's `data`; `None` where `data` has it not.
+    pub fn resource_id(&self, data: &str) -> Option<String> {
+        let data: Value = serde_json::from_str(data).ok()?;
+        let place = self.resource()?.id;
+        let id = place
+            .iter()
+            .try_fold(&data, |inside, name| inside.get(name))?;
+        id.as_str().map(str::to_owned)
     }
 
     /// Every name that it answers to, the most telling last: its type, `fullscript.<type>`, and where there is a FHIR
@@ -137,6 +168,10 @@ impl EventType {
 
     fn segment(&self) -> &str {
         self.as_str().split('.').next().unwrap_or_default()
+    }
+
+    fn resource(&self) -> Option<&'static Resource> {
+        self.kind()?.resource.as_ref()
     }
 
     fn kind(&self) -> Option<&'static Kind> {
@@ -199,6 +234,30 @@ mod tests {
             ["clinic_key.revoked", "fullscript.clinic_key.revoked"]
         );
         assert_eq!(of("product.created").fhir_resource(), None);
+    }
+
+    #[test]
+    fn the_id_of_the_resource_is_where_the_contract_has_it() {
+        for (event_type, data, id) in [
+            ("patient.updated", r#"{"patient":{"id":"p"}}"#, Some("p")),
+            (
+                "treatment_plan.recommendation.updated",
+                r#"{"treatment_plan":{"id":"t","patient":{"id":"p"}}}"#,
+                Some("t"),
+            ),
+            ("order.placed", r#"{"id":"o","patient_id":"p"}"#, Some("o")),
+            (
+                "lab_order.updated",
+                r#"{"lab_order":{"id":"l"}}"#,
+                Some("l"),
+            ),
+            ("product.updated", r#"{"product":{"id":"x"}}"#, None),
+            ("patient.updated", r#"{"patient":{"id":7}}"#, None),
+            ("patient.updated", "{}", None),
+            ("patient.updated", "[", None),
+        ] {
+            assert_eq!(of(event_type).resource_id(data).as_deref(), id, "{data}");
+        }
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use serde::Serialize;
 
 use super::native::{self, NotAnEvent};
-use crate::domain::{ClinicId, EventBody, Parcel};
+use crate::domain::{ClinicId, Parcel};
 
-/// Wraps the event, whose bytes stay exactly as the vendor sent them.
-pub fn body(event: &EventBody) -> Vec<u8> {
-    format!(r#"{{"event":{}}}"#, event.as_json()).into_bytes()
+/// Wraps an event object, whose bytes stay as they are.
+pub fn body(event: &[u8]) -> Vec<u8> {
+    [br#"{"event":"#, event, b"}"].concat()
 }
 
 /// A body inside `{"event_payload":…}`, as the vendor's guide shows it and its signing page does not.
@@ -24,7 +24,7 @@ struct Event<'a> {
     clinic_id: Option<&'a str>,
 }
 
-/// The same with less in it: the members that the contract names, in its order, and `data` as it is given, if at all.
+/// An event with less in it: the members that the contract names, in its order, and `data` as it is given, if at all.
 /// What else the vendor may put beside `data` is left out: nobody has said that the receiver needs it.
 pub fn reduced(parcel: &Parcel, data: Option<&str>) -> Result<Vec<u8>, NotAnEvent> {
     let event = Event {
@@ -33,26 +33,25 @@ pub fn reduced(parcel: &Parcel, data: Option<&str>) -> Result<Vec<u8>, NotAnEven
         created_at: native::time(parcel),
         clinic_id: parcel.clinic_id.as_ref().map(ClinicId::as_str),
     };
-    let event = native::with_data(&event, data)?;
-    Ok([br#"{"event":"#, event.as_slice(), b"}"].concat())
+    native::with_data(&event, data)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{ClinicName, DeliveryId, EventId, EventType};
+    use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType};
 
     #[test]
     fn the_events_bytes_are_not_touched() {
         let raw = "{ \"b\":1.0,\n\"a\":\"\\u00e9 é\" }";
-        let body = body(&EventBody::from_json(raw));
+        let body = body(raw.as_bytes());
         assert_eq!(body, format!("{{\"event\":{raw}}}").as_bytes());
         let inside = format!("{{\"event_payload\":{{\"event\":{raw}}}}}");
         assert_eq!(wrapped(&body), inside.as_bytes());
     }
 
     #[test]
-    fn a_reduced_event_has_what_the_contract_names_and_nothing_that_the_vendor_adds() {
+    fn a_reduced_has_what_the_contract_names_and_nothing_that_the_vendor_adds() {
         let parcel = |clinic_id: Option<&str>| Parcel {
             delivery: DeliveryId(1),
             attempt: 1,
@@ -64,7 +63,8 @@ mod tests {
             body: EventBody::from_json(r#"{"id":"e-1","patient_name":"Ada","data":{}}"#),
         };
         let text = |clinic_id, data| {
-            String::from_utf8(reduced(&parcel(clinic_id), data).unwrap()).unwrap()
+            let event = reduced(&parcel(clinic_id), data).unwrap();
+            String::from_utf8(body(&event)).unwrap()
         };
         assert_eq!(
             text(Some("c-1"), Some(r#"{ "a":1.0 }"#)),

@@ -210,7 +210,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType, Metadata, Parcel};
-    use crate::format::{Payload, cloudevents, fullscript, native};
+    use crate::format::{Payload, cloudevents, fullscript, healthchain, native};
 
     fn paths(texts: &[&str]) -> Vec<JsonPath> {
         texts
@@ -387,7 +387,7 @@ mod tests {
     }
 
     /// The body in every format, of an event that has a text beside its data too.
-    fn bodies(data: &str, payload: &Payload) -> [String; 3] {
+    fn bodies(data: &str, payload: &Payload) -> [String; 4] {
         let event = format!(r#"{{"id":"e-1","note":"canary-none","data":{data}}}"#);
         let parcel = Parcel {
             delivery: DeliveryId(1),
@@ -400,10 +400,12 @@ mod tests {
             body: EventBody::from_json(event),
         };
         let data = payload.data(&parcel.body).unwrap();
+        let event = fullscript::reduced(&parcel, data.as_deref()).unwrap();
         [
-            fullscript::reduced(&parcel, data.as_deref()),
+            Ok(fullscript::body(&event)),
             native::body_with(&parcel, &Metadata::default(), data.as_deref()),
             cloudevents::body_with(&parcel, &Metadata::default(), data.as_deref()),
+            healthchain::body(&parcel, &Metadata::default(), &event, data.as_deref()),
         ]
         .map(|body| String::from_utf8(body.unwrap()).unwrap())
     }

@@ -6,6 +6,7 @@
 pub mod authorization;
 pub mod cloudevents;
 pub mod fullscript;
+pub mod healthchain;
 pub mod minimum;
 pub mod native;
 mod payload;

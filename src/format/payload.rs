@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
+use super::fullscript;
 use super::minimum::{Minimum, NotCut};
 use super::native::{self, NotAnEvent};
-use crate::domain::{EventBody, JsonPath};
+use crate::domain::{EventBody, JsonPath, Parcel};
 
 /// How much of an event a body carries.
 #[derive(Clone, Debug)]
@@ -44,5 +45,14 @@ impl Payload {
             Self::Ids => None,
             Self::Minimum(minimum) => Some(Cow::Owned(minimum.of(native::data(event)?)?)),
         })
+    }
+
+    /// The event object: the vendor's bytes, or the contract's members with what is left of `data`.
+    pub fn event<'p>(&self, parcel: &'p Parcel) -> Result<Cow<'p, [u8]>, NoBody> {
+        if let Self::Full = self {
+            return Ok(Cow::Borrowed(parcel.body.as_json().as_bytes()));
+        }
+        let data = self.data(&parcel.body)?;
+        Ok(Cow::Owned(fullscript::reduced(parcel, data.as_deref())?))
     }
 }

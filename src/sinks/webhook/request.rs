@@ -8,7 +8,7 @@ use reqwest::RequestBuilder;
 use super::{Signing, WebhookSink};
 use crate::config::{IdempotencyKey, WebhookFormat};
 use crate::domain::Parcel;
-use crate::format::{NoBody, Payload, cloudevents, fullscript, native, signature, standard};
+use crate::format::{NoBody, cloudevents, fullscript, healthchain, native, signature, standard};
 
 /// The header that tells a repeat to receivers and gateways which know nothing of webhooks.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -16,14 +16,18 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 impl WebhookSink {
     pub(super) fn body(&self, parcel: &Parcel) -> Result<Vec<u8>, NoBody> {
         let data = || self.payload.data(&parcel.body);
+        let event = || self.payload.event(parcel);
         let metadata = || {
             let (event_type, clinic) = (&parcel.event_type, &parcel.clinic);
             self.enrich.metadata_for(event_type, clinic)
         };
         let body = match self.settings.format {
-            WebhookFormat::Fullscript => self.as_fullscript(parcel)?,
-            WebhookFormat::EventPayload => fullscript::wrapped(&self.as_fullscript(parcel)?),
+            WebhookFormat::Fullscript => fullscript::body(&event()?),
+            WebhookFormat::EventPayload => fullscript::wrapped(&fullscript::body(&event()?)),
             WebhookFormat::Native => native::body_with(parcel, &metadata(), data()?.as_deref())?,
+            WebhookFormat::HealthChain => {
+                healthchain::body(parcel, &metadata(), &event()?, data()?.as_deref())?
+            }
             WebhookFormat::CloudEvents => {
                 cloudevents::body_with(parcel, &metadata(), data()?.as_deref())?
             }
@@ -31,19 +35,12 @@ impl WebhookSink {
         Ok(body)
     }
 
-    fn as_fullscript(&self, parcel: &Parcel) -> Result<Vec<u8>, NoBody> {
-        if let Payload::Full = self.payload {
-            return Ok(fullscript::body(&parcel.body));
-        }
-        let data = self.payload.data(&parcel.body)?;
-        Ok(fullscript::reduced(parcel, data.as_deref())?)
-    }
-
     fn content_type(&self) -> &'static str {
         match self.settings.format {
-            WebhookFormat::Fullscript | WebhookFormat::EventPayload | WebhookFormat::Native => {
-                "application/json"
-            }
+            WebhookFormat::Fullscript
+            | WebhookFormat::EventPayload
+            | WebhookFormat::Native
+            | WebhookFormat::HealthChain => "application/json",
             WebhookFormat::CloudEvents => cloudevents::CONTENT_TYPE,
         }
     }

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::config::{IdempotencyKey, WebhookFormat, WebhookSignature};
 use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType, JsonPath, Metadata};
-use crate::format::{authorization, cloudevents, native, signature};
+use crate::format::{authorization, cloudevents, healthchain, native, signature};
 
 /// For receivers that answer, however busy this machine is.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -290,6 +290,7 @@ async fn each_attempt_has_the_same_bytes_and_a_signature_of_its_own_time() {
         WebhookFormat::Fullscript,
         WebhookFormat::EventPayload,
         WebhookFormat::Native,
+        WebhookFormat::HealthChain,
         WebhookFormat::CloudEvents,
     ] {
         let secrets = Secrets {
@@ -311,16 +312,18 @@ async fn each_attempt_has_the_same_bytes_and_a_signature_of_its_own_time() {
     let fullscript = format!("{{\"event\":{EVENT}}}").into_bytes();
     let wrapped = format!("{{\"event_payload\":{{\"event\":{EVENT}}}}}").into_bytes();
     let native = native::body(&parcel(1), &Metadata::default()).unwrap();
+    let chain = healthchain::body(&parcel(1), &Metadata::default(), EVENT.as_bytes(), None);
+    let chain = chain.unwrap();
     let cloud = cloudevents::body(&parcel(1), &Metadata::default()).unwrap();
     assert_eq!(
         bodies,
-        [&fullscript, &wrapped, &native, &cloud]
+        [&fullscript, &wrapped, &native, &chain, &cloud]
             .map(|body| [body, body])
             .concat()
     );
     for (n, (headers, body)) in seen.iter().enumerate() {
         let attempt = i64::try_from(n % 2 + 1).unwrap();
-        let json = if n < 6 {
+        let json = if n < 8 {
             "application/json"
         } else {
             "application/cloudevents+json; charset=utf-8"
@@ -391,6 +394,11 @@ async fn a_payload_is_cut_down_in_every_format_and_the_same_on_each_attempt() {
             ".000Z\"}}}",
         ),
         (WebhookFormat::Native, cut.clone(), data),
+        (
+            WebhookFormat::HealthChain,
+            cut.clone(),
+            r#","data":{"patient":{"id":"p-1","discount":1.10}}}},"metadata":{"event_id":"e-7","delivery":"7","clinic":"oak-street","clinic_id":null}}"#,
+        ),
         (WebhookFormat::CloudEvents, cut, data),
         (WebhookFormat::Fullscript, WebhookPayload::Ids, ".000Z\"}}"),
         (

@@ -35,6 +35,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
                 ("event_payload", WebhookFormat::EventPayload),
                 ("native", WebhookFormat::Native),
                 ("cloudevents", WebhookFormat::CloudEvents),
+                ("healthchain", WebhookFormat::HealthChain),
             ],
         )
     });

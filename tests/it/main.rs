@@ -26,6 +26,7 @@ mod enrich;
 mod flow;
 mod grants;
 mod guards;
+mod healthchain;
 mod intake;
 mod kills;
 mod model;

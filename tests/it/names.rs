@@ -80,13 +80,15 @@ fn ten_thousand_random_patterns_fit_as_in_pythons_fnmatch() {
         .collect();
     let mut pairs = Vec::new();
     while pairs.len() < 10_000 {
-        let name = if pairs.len() % 4 == 0 {
-            names[random.random_range(0..names.len())].clone()
-        } else {
-            drawn(random, 6)
+        let name = match pairs.len() % 4 {
+            0 => names[random.random_range(0..names.len())].clone(),
+            1 => drawn(random, 1),
+            _ => drawn(random, 6),
         };
-        let pattern = match pairs.len() % 3 {
-            0 => drawn(random, 10),
+        let pattern = match pairs.len() % 4 {
+            // What is hardest to read: hyphens, exclamation marks and brackets within a set.
+            1 => format!("[{}]", drawn(random, 7)),
+            2 => drawn(random, 10),
             _ => bent(random, &name),
         };
         if !pattern.is_empty() {

@@ -27,6 +27,12 @@ impl Metadata {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
+    /// As a JSON object.
+    pub fn to_json(&self) -> String {
+        let members = self.0.clone().into_iter().collect();
+        Value::Object(members).to_string()
+    }
+
     /// Takes what another says besides; of a name that both have, the other's value.
     pub fn overlay(&mut self, other: &Self) {
         self.0.extend(other.0.clone());

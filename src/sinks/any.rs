@@ -104,7 +104,8 @@ impl AnySink {
                 Ok(Self::File(sink.enriched(enrich)))
             }
             SinkKind::Sqlite(settings) => {
-                Ok(Self::Sqlite(SqliteSink::new(name(), settings.clone())))
+                let sink = SqliteSink::new(name(), settings.clone());
+                Ok(Self::Sqlite(sink.enriched(enrich)))
             }
             SinkKind::Exec(settings) => {
                 let recorder = Arc::clone(recorder);

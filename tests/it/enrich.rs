@@ -7,7 +7,17 @@ use crate::world::{Setup, World, lines_of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_carries_what_is_said_of_its_event_and_clinic_and_else_nothing_new() {
-    let more = r#"
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("inbox.db");
+    let inbox = rusqlite::Connection::open(&database).unwrap();
+    let table = "CREATE TABLE inbox (type, clinic, metadata)";
+    inbox.execute_batch(table).unwrap();
+    let more = format!(
+        "[[sinks]]\nname = \"inbox\"\nkind = \"sqlite\"\nclinics = [\"*\"]\npath = {database:?}\n\
+         statement = \"INSERT INTO inbox VALUES (:type, :clinic, :metadata)\"\n"
+    );
+    let more = more
+        + r#"
 [[enrich]]
 match = ["fhir.create"]
 metadata = { compliance = "HIPAA", audit_required = true }
@@ -18,7 +28,7 @@ metadata = { compliance = "PHIPA" }
 "#;
     let setup = Setup {
         clinics: vec!["oak".to_owned(), "maple".to_owned()],
-        more: more.to_owned(),
+        more,
         ..Setup::default()
     };
     let world = World::begin(Options::default(), setup).await;
@@ -32,6 +42,14 @@ metadata = { compliance = "PHIPA" }
     let lines = lines_of(&world.log_path());
     assert_eq!(lines.len(), 4);
     for line in lines {
+        let stored = inbox.query_row(
+            "SELECT metadata FROM inbox WHERE type = ? AND clinic = ?",
+            (line["type"].as_str(), line["clinic"].as_str()),
+            |row| row.get::<_, Option<String>>(0),
+        );
+        let stored = stored.unwrap();
+        let said = line.get("metadata").map(ToString::to_string);
+        assert_eq!(stored, said, "{line}");
         let expected = match (line["type"].as_str(), line["clinic"].as_str()) {
             (Some("patient.created"), Some("oak")) => {
                 json!({ "audit_required": true, "compliance": "HIPAA" })

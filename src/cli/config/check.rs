@@ -184,10 +184,7 @@ fn received(matches: &Patterns, clinics: &ClinicSelection) -> String {
     let patterns: Vec<_> = matches.iter().map(Pattern::as_str).collect();
     let clinics = match clinics {
         ClinicSelection::All => "all clinics".to_owned(),
-        ClinicSelection::Named(names) => {
-            let names: Vec<_> = names.iter().map(ClinicName::as_str).collect();
-            names.join(", ")
-        }
+        ClinicSelection::Named(_) => clinics_of(clinics).join(", "),
     };
     format!("{} of {clinics}", patterns.join(" "))
 }
@@ -199,16 +196,20 @@ fn good_json(path: &Path, loaded: &Loaded) -> serde_json::Value {
         json!({ "name": clinic.name.as_str(), "categories": categories })
     });
     let sinks = config.sinks.iter().map(|sink| {
-        let clinics: Vec<_> = match &sink.clinics {
-            ClinicSelection::All => vec!["*"],
-            ClinicSelection::Named(names) => names.iter().map(ClinicName::as_str).collect(),
-        };
+        let clinics = clinics_of(&sink.clinics);
         let patterns: Vec<_> = sink.matches.iter().map(Pattern::as_str).collect();
         json!({
             "name": sink.name.as_str(),
             "kind": sink.kind.name(),
             "clinics": clinics,
             "match": patterns,
+        })
+    });
+    let enrich = config.enrich.tables().iter().map(|table| {
+        json!({
+            "clinics": clinics_of(&table.clinics),
+            "match": table.matches.iter().map(Pattern::as_str).collect::<Vec<_>>(),
+            "metadata": table.metadata,
         })
     });
     json!({
@@ -220,8 +221,16 @@ fn good_json(path: &Path, loaded: &Loaded) -> serde_json::Value {
         "state_directory": config.state.directory.display().to_string(),
         "clinics": clinics.collect::<Vec<_>>(),
         "sinks": sinks.collect::<Vec<_>>(),
+        "enrich": enrich.collect::<Vec<_>>(),
         "warnings": loaded.warnings,
     })
+}
+
+fn clinics_of(selection: &ClinicSelection) -> Vec<&str> {
+    match selection {
+        ClinicSelection::All => vec!["*"],
+        ClinicSelection::Named(names) => names.iter().map(ClinicName::as_str).collect(),
+    }
 }
 
 fn invalid_json(invalid: &Invalid) -> serde_json::Value {
@@ -288,6 +297,18 @@ clinics = ["harbour"]
       wanted: a category that this program knows; it is polled all the same
       did you mean "orders"?
     "#);
+    }
+
+    #[test]
+    fn what_is_said_of_events_is_in_the_json_too() {
+        let path = Path::new("config.toml");
+        let json = good_json(path, &config::parse(TWO_CLINICS, path).unwrap());
+        let expected = json!([{
+            "clinics": ["*"],
+            "match": ["fhir.*"],
+            "metadata": { "audit_required": true, "compliance": "PHIPA" },
+        }]);
+        assert_eq!(json["enrich"], expected);
     }
 
     #[test]

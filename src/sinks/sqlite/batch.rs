@@ -9,6 +9,7 @@ use super::handed::{self, Mark, Shown};
 use super::meaning::{self, Meaning};
 use super::open::Database;
 use super::statement::{self, Row};
+use crate::config::Enrich;
 use crate::domain::{Outcome, Parcel};
 use crate::sinks::{Delivered, Stopped};
 
@@ -33,10 +34,12 @@ pub(super) fn deliver(
     place: &Place,
     database: &mut Database,
     parcels: &[Parcel],
+    enrich: &Enrich,
     now: DateTime<Utc>,
 ) -> Result<Delivered, Stopped> {
     database.check_untouched(place)?;
-    let rows: Vec<_> = parcels.iter().map(Row::of).collect();
+    let rows = parcels.iter().map(|parcel| Row::of(parcel, enrich));
+    let rows: Vec<_> = rows.collect();
     let good: Vec<_> = rows.iter().filter_map(|row| row.as_ref().ok()).collect();
     let received_at = statement::instant(now);
     let mut writing = Writing {

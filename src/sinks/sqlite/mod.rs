@@ -25,7 +25,7 @@ use chrono::{DateTime, Utc};
 
 use self::open::Database;
 use super::{Checkpoint, Delivered, Orphan, Resumed, Sink, Stopped};
-use crate::config;
+use crate::config::{self, Enrich};
 use crate::domain::{Parcel, SinkName};
 
 /// So long a batch waits for another program that writes to the database.
@@ -35,6 +35,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct SqliteSink {
     place: Arc<Place>,
     state: Arc<Mutex<Option<Database>>>,
+    enrich: Arc<Enrich>,
 }
 
 /// Which database, and under which sink's name.
@@ -83,7 +84,14 @@ impl SqliteSink {
                 busy_timeout: BUSY_TIMEOUT,
             }),
             state: Arc::default(),
+            enrich: Arc::default(),
         }
+    }
+
+    /// The same, with what the operator says of events.
+    #[must_use]
+    pub fn enriched(self, enrich: Arc<Enrich>) -> Self {
+        Self { enrich, ..self }
     }
 
     /// Runs the database's work where it may block, with the state to itself. It is not abandoned when the caller is.
@@ -135,10 +143,11 @@ impl Sink for SqliteSink {
 
     async fn deliver(&self, parcels: &[Parcel], now: DateTime<Utc>) -> Result<Delivered, Stopped> {
         let parcels = parcels.to_vec();
+        let enrich = Arc::clone(&self.enrich);
         self.blocking(move |place, state| {
             // Taken out, and put back only when the database's state is known: after an error the sink resumes first.
             let mut database = state.take().ok_or_else(|| place.failed("stopped before"))?;
-            let delivered = batch::deliver(place, &mut database, &parcels, now)?;
+            let delivered = batch::deliver(place, &mut database, &parcels, &enrich, now)?;
             *state = Some(database);
             Ok(delivered)
         })

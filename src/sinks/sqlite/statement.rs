@@ -4,7 +4,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use rusqlite::{Connection, Statement};
 
-use crate::config::SqliteInto;
+use crate::config::{Enrich, SqliteInto};
 use crate::domain::{ClinicId, KNOWN_CATEGORIES, Parcel};
 use crate::format::{NotAnEvent, native};
 
@@ -39,10 +39,11 @@ pub(super) enum Value {
     Event,
     Delivery,
     ReceivedAt,
+    Metadata,
 }
 
 /// The values by name.
-const VALUES: [(&str, Value); 10] = [
+const VALUES: [(&str, Value); 11] = [
     (":id", Value::Id),
     (":type", Value::Type),
     (":category", Value::Category),
@@ -53,6 +54,7 @@ const VALUES: [(&str, Value); 10] = [
     (":event", Value::Event),
     (":delivery", Value::Delivery),
     (":received_at", Value::ReceivedAt),
+    (":metadata", Value::Metadata),
 ];
 
 /// The text of the statement. What is there already is left as it is: whoever has read a row has read all of it.
@@ -126,10 +128,11 @@ pub(super) struct Row<'a> {
     data: &'a str,
     category: Option<&'static str>,
     created_at: String,
+    enrich: &'a Enrich,
 }
 
 impl<'a> Row<'a> {
-    pub(super) fn of(parcel: &'a Parcel) -> Result<Self, NotAnEvent> {
+    pub(super) fn of(parcel: &'a Parcel, enrich: &'a Enrich) -> Result<Self, NotAnEvent> {
         let event_type = parcel.event_type.as_str();
         Ok(Self {
             parcel,
@@ -139,7 +142,15 @@ impl<'a> Row<'a> {
                 .find(|row| row.event_types.contains(&event_type))
                 .map(|row| row.name),
             created_at: instant(parcel.created_at),
+            enrich,
         })
+    }
+
+    /// What the operator says of the event, as a JSON object; `None` where that is nothing.
+    fn metadata(&self) -> Option<String> {
+        let (event_type, clinic) = (&self.parcel.event_type, &self.parcel.clinic);
+        let metadata = self.enrich.metadata_for(event_type, clinic);
+        (!metadata.is_empty()).then(|| metadata.to_json())
     }
 
     /// Runs the statement with this event's values.
@@ -160,6 +171,10 @@ impl<'a> Row<'a> {
                 Value::Data => Some(self.data),
                 Value::Event => Some(self.parcel.body.as_json()),
                 Value::ReceivedAt => Some(received_at),
+                Value::Metadata => {
+                    statement.raw_bind_parameter(index, self.metadata())?;
+                    continue;
+                }
                 Value::Delivery => {
                     statement.raw_bind_parameter(index, self.parcel.delivery.0)?;
                     continue;

@@ -67,6 +67,7 @@ impl World {
                 busy_timeout: Duration::ZERO,
             }),
             state: Arc::default(),
+            enrich: Arc::default(),
         }
     }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::digest;
+use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use secrecy::{ExposeSecret, SecretBox};
 
@@ -59,6 +60,7 @@ impl Opened {
 pub struct Sealer {
     key: Arc<LessSafeKey>,
     id: [u8; KEY_ID_LEN],
+    root: Arc<hmac::Key>,
 }
 
 impl Sealer {
@@ -77,7 +79,15 @@ impl Sealer {
         Self {
             key: Arc::new(LessSafeKey::new(key)),
             id,
+            root: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, bytes)),
         }
+    }
+
+    /// A key for keyed hashes, derived from the seal key by a label. One use, one label: what one proves says nothing
+    /// about another, and none of them tells the seal key.
+    pub fn derived(&self, label: &str) -> hmac::Key {
+        let tag = hmac::sign(&self.root, format!("fullscript-events {label}").as_bytes());
+        hmac::Key::new(hmac::HMAC_SHA256, tag.as_ref())
     }
 
     /// Seals `plain` for the row that `place` names: key id, nonce, ciphertext and tag.

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use crate::api::Api;
 use crate::api::budget::Budget;
+use crate::audit::{Actor, Audit};
 use crate::clock::SharedClock;
-use crate::config::{self, Bodies, Config};
+use crate::config::{self, Bodies, Config, SinkKind};
 use crate::decide::Rules;
 use crate::domain::{Lane, OrderBy};
 use crate::http::BuildError;
 use crate::ledger::{Ledger, Restored};
-use crate::pipeline::{Activity, Handover, Health, OpenSink, Pipeline};
+use crate::pipeline::{Activity, Handover, Health, OpenSink, Pipeline, Target};
 use crate::route::Routes;
 use crate::schedule::Pace;
 use crate::sinks::{self, AnySink, SharedRecorder, Sink as _};
@@ -143,6 +144,7 @@ pub fn tokens(
     store: &Store,
     clock: &SharedClock,
     budget: Budget,
+    audit: &Audit,
 ) -> Result<Tokens, StartError> {
     let client_secret = secret("app.client_secret", config.app.client_secret.read())?;
     let tokens = Tokens::new(
@@ -152,6 +154,7 @@ pub fn tokens(
         &config.http,
         client_secret,
         budget,
+        audit.clone(),
     )?;
     Ok(tokens)
 }
@@ -162,10 +165,11 @@ pub async fn open(
     owner: &Owner,
     clock: SharedClock,
 ) -> Result<Arc<Pipeline>, StartError> {
-    let ledger = Ledger::new(owner.store().clone(), owner.epoch());
+    let audit = Audit::new(config.audit.as_ref(), owner.store(), &clock, Actor::Daemon);
+    let ledger = Ledger::new(owner.store().clone(), owner.epoch()).audited(audit.clone());
     let settings = config.poll.budget;
     let budget = Budget::open(owner.store().clone(), Arc::clone(&clock), settings).await?;
-    let tokens = tokens(config, owner.store(), &clock, budget.clone())?;
+    let tokens = tokens(config, owner.store(), &clock, budget.clone(), &audit)?;
     let names: Vec<_> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
     // The backlog belongs to the name: under a new one it would wait for ever, unseen.
     let strangers = ledger.query().strangers(names.clone()).await?;
@@ -203,6 +207,7 @@ pub async fn open(
             wake: tokio::sync::Notify::new(),
             handover: Handover::default(),
             health: Health::default(),
+            target: target(&sink.kind),
         });
     }
     let exact = sinks.iter().filter(|open| open.sink.is_exact());
@@ -215,6 +220,7 @@ pub async fn open(
         .await?
         .into_iter()
         .collect();
+    audit.begin(&config.fingerprint.0, clock.now()).await?;
     let pace = Pace::for_lanes(&config.poll, lanes.len());
     report_pace(config, pace, lanes.len());
     Ok(Arc::new(Pipeline {
@@ -236,7 +242,22 @@ pub async fn open(
         first_run: config.poll.first_run,
         in_flight: config.poll.concurrency,
         activity: Activity::default(),
+        audit,
     }))
+}
+
+/// How a sink is reached, as the audit log says it.
+fn target(kind: &SinkKind) -> Target {
+    match kind {
+        SinkKind::Webhook(webhook) => Target {
+            method: "POST",
+            path: webhook.url.path().to_owned(),
+        },
+        SinkKind::Stdout | SinkKind::File(_) | SinkKind::Sqlite(_) | SinkKind::Exec(_) => Target {
+            method: kind.name(),
+            path: String::new(),
+        },
+    }
 }
 
 fn report_restored(restored: Restored) {

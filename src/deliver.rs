@@ -12,6 +12,8 @@ pub struct Attempted {
     pub outcomes: Vec<(Claim, Outcome)>,
     /// What the sink has made durable.
     pub checkpoint: Option<Checkpoint>,
+    /// The HTTP status of the answer, if there was one.
+    pub status_code: Option<u16>,
 }
 
 /// Attempts each claim once. On `Err` the claims stay claimed: what was shown of them is found out when the sink
@@ -38,5 +40,6 @@ pub async fn attempt(
     Ok(Attempted {
         outcomes: claims.zip(delivered.outcomes).collect(),
         checkpoint: delivered.checkpoint,
+        status_code: delivered.status_code,
     })
 }

@@ -31,16 +31,29 @@ struct Head<'a> {
     data: Option<&'a RawValue>,
 }
 
+/// A detail, and which request has brought it. Carries health data: no `Debug`.
+pub struct Fetched {
+    /// The event.
+    pub body: EventBody,
+    /// Fullscript's id of the request (`X-Request-Id`).
+    pub request_id: Option<String>,
+}
+
 /// Fetches the detail of an event on behalf of a clinic.
 pub async fn detail(
     api: &Api,
     clinic: &ClinicName,
     reference: &Reference,
     share: Share,
-) -> Result<EventBody, Trouble> {
+) -> Result<Fetched, Trouble> {
     let url = api.url(&["events", reference.id.as_str()]);
     let reply = api.get(clinic, url, share, LARGEST_DETAIL).await?;
-    read(&reply.body, reference).map_err(|problem| Trouble::Contract(problem.to_owned()))
+    let body =
+        read(&reply.body, reference).map_err(|problem| Trouble::Contract(problem.to_owned()))?;
+    Ok(Fetched {
+        body,
+        request_id: reply.request_id,
+    })
 }
 
 /// Reads a detail. Errors never repeat the body: it is health data.

@@ -10,6 +10,7 @@
 
 pub mod api;
 pub mod app;
+pub mod audit;
 pub mod breaker;
 pub mod cli;
 pub mod clock;

@@ -84,12 +84,16 @@ fn each_step_imports_nouns_and_its_own_port() {
         ("breaker", &["decide", "domain"]),
         ("format", &["domain"]),
         ("sinks", &["config", "crash", "domain", "format", "http"]),
-        ("ledger", &["breaker", "decide", "domain", "sinks", "store"]),
+        ("audit", &["clock", "config", "crash", "domain", "store"]),
+        (
+            "ledger",
+            &["audit", "breaker", "decide", "domain", "sinks", "store"],
+        ),
         ("store", &[]),
         (
             "token",
             &[
-                "api", "clock", "config", "crash", "domain", "format", "http", "store",
+                "api", "audit", "clock", "config", "crash", "domain", "format", "http", "store",
             ],
         ),
         (

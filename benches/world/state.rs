@@ -98,7 +98,14 @@ impl State {
             config.poll.budget,
         );
         let budget = budget.await.unwrap();
-        let tokens = app::tokens(&config, owner.store(), &clock, budget).unwrap();
+        let tokens = app::tokens(
+            &config,
+            owner.store(),
+            &clock,
+            budget,
+            &fullscript_events::audit::Audit::off(),
+        )
+        .unwrap();
         for clinic in &vendor.clinics {
             let name = ClinicName::new(&clinic.name).unwrap();
             let refresh = SecretString::from(vendor.grant(clinic).await);

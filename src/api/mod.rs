@@ -71,6 +71,8 @@ pub enum Trouble {
 pub struct Reply {
     /// The body: of a detail, health data. No `Debug`.
     pub body: Bytes,
+    /// Fullscript's id of the request.
+    pub request_id: Option<String>,
     bearer: Arc<Bearer>,
     date: Option<HeaderValue>,
 }
@@ -211,15 +213,17 @@ impl Api {
         let status = response.status();
         let retry_after = retry_after(response.headers(), now);
         let date = fresh_date(response.headers()).cloned();
+        let request_id = request_id(&response).map(str::to_owned);
         tracing::debug!(
             %status,
-            request_id = request_id(&response),
+            request_id,
             "Fullscript answered"
         );
         match status {
             StatusCode::OK => match http::read_body(response, limit).await {
                 Ok(body) => Ok(Reply {
                     body,
+                    request_id,
                     bearer: Arc::clone(bearer),
                     date,
                 }),

@@ -8,6 +8,7 @@
     reason = "this folder is what people read"
 )]
 
+mod audit;
 mod auth;
 mod backfill;
 mod config;
@@ -185,6 +186,8 @@ enum Command {
     Config(config::Args),
     /// Give, list and revoke the clinics' grants.
     Auth(auth::Args),
+    /// Check the audit log.
+    Audit(audit::Args),
     /// See all of it at work, against an imitation of Fullscript; nothing to configure.
     Demo(demo::Args),
     /// Serve an imitation of the Fullscript API.
@@ -210,6 +213,7 @@ pub fn main() -> ExitCode {
         Command::Backfill(args) => backfill::run(&cli.config, &args),
         Command::Config(args) => config::run(&cli.config, args),
         Command::Auth(args) => auth::run(&cli.config, args),
+        Command::Audit(args) => audit::run(&cli.config, args),
         Command::Demo(args) => demo::run(&args),
         Command::Status(args) => status::run(&cli.config, &args),
         Command::Events(args) => events::run(&cli.config, args),

@@ -97,6 +97,7 @@ async fn daemon(
     tracing::info!("stopping: what is in flight is finished first");
     lifecycle.finish().await;
     drain(&pipeline).await;
+    pipeline.audit.finish().await;
     if let Err(error) = scheduler.shutdown().await {
         tracing::debug!(%error, "the scheduler did not shut down");
     }

@@ -2,19 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use nix::unistd::{Uid, User};
 
 use super::{Exit, Failure, configured, output};
 use crate::app;
-use crate::clock::{Clock as _, SystemClock};
+use crate::audit::{Action, Actor, Audit, Record};
+use crate::clock::{Clock as _, SharedClock, SystemClock};
+use crate::config::Config;
 use crate::domain::DeliveryState;
 use crate::ledger::Query;
-use crate::store::{self, Unavailable};
+use crate::store::{self, Store, Unavailable};
 
 /// An open ledger, and what the configuration names.
 pub(super) struct Session {
     pub(super) query: Query,
+    /// Who looks, and what was shown.
+    pub(super) audit: Audit,
     pub(super) now: DateTime<Utc>,
     /// How this program is called with this configuration.
     pub(super) program: String,
@@ -30,8 +36,11 @@ impl Session {
     /// Reads the configuration and opens the ledger.
     pub(super) fn open(path: &Path) -> Result<Self, Failure> {
         let config = configured(path)?;
+        let store = app::open_store(&config)?;
+        let audit = audit_of_user(&config, &store);
         Ok(Self {
-            query: Query::new(app::open_store(&config)?),
+            query: Query::new(store).audited(audit.clone()),
+            audit,
             now: SystemClock::start().now(),
             program: output::program(path),
             running: store::is_owned(&config.state.directory).unwrap_or(false),
@@ -43,6 +52,15 @@ impl Session {
                 .map(|s| (s.name.to_string(), s.kind.name()))
                 .collect(),
         })
+    }
+
+    /// Records that somebody is shown this; before it is shown, so that nothing is seen without a record.
+    pub(super) async fn shown(&self, what: impl FnOnce(Record) -> Record) -> Result<(), Failure> {
+        if !self.audit.is_on() {
+            return Ok(());
+        }
+        let record = what(self.audit.entry(Action::Read, self.now));
+        self.audit.record(vec![record]).await.map_err(state_failure)
     }
 
     /// Fails if neither the configuration nor the ledger knows this clinic.
@@ -76,6 +94,28 @@ impl Session {
             )
         }
     }
+}
+
+/// The audit log of a command: its records wait in the ledger for the daemon.
+pub(super) fn audit_of_user(config: &Config, store: &Store) -> Audit {
+    let clock: SharedClock = Arc::new(SystemClock::start());
+    let actor = Actor::User(user());
+    Audit::new(config.audit.as_ref(), store, &clock, actor)
+}
+
+/// The system's user who runs this: behind `sudo`, who called it. Else a shared account would be all that is known.
+fn user() -> String {
+    let mut uid = Uid::current();
+    // Only root's word counts: anybody can set a variable.
+    if uid.is_root()
+        && let Some(caller) = std::env::var("SUDO_UID")
+            .ok()
+            .and_then(|uid| uid.parse().ok())
+    {
+        uid = Uid::from_raw(caller);
+    }
+    let user = User::from_uid(uid).ok().flatten();
+    user.map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 /// A name that nobody knows.

@@ -4,6 +4,7 @@
 //! Secrets stand in it only as references ([`SecretRef`]); they are read when the program starts, after the whole
 //! file was found good.
 
+mod audit;
 mod check;
 mod duration;
 mod enrich;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use url::Url;
 
+pub use self::audit::{Audit, Fingerprint};
 pub use self::duration::{parse_duration, show_duration};
 pub use self::enrich::{Enrich, Enrichment};
 pub use self::id_url::{IdUrl, IdUrlError};
@@ -48,6 +50,10 @@ pub struct Config {
     pub sinks: Vec<Sink>,
     /// What is said of events beside what the vendor says. Shared by whoever writes a body.
     pub enrich: Arc<Enrich>,
+    /// The audit log; nothing is recorded where there is none.
+    pub audit: Option<Audit>,
+    /// Whether the text is the one of last time.
+    pub fingerprint: Fingerprint,
 }
 
 impl Config {

@@ -8,7 +8,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params_from_iter};
 
 use super::query::{DELIVERY_COLUMNS, DeliveryRow, delivery_row};
-use super::{EventKey, Query, at, intake, ms, numbers, outbox, output, parked};
+use super::{EventKey, Query, at, attest, intake, ms, numbers, outbox, output, parked};
 use crate::domain::{DeliveryId, DeliveryState};
 use crate::store::Unavailable;
 
@@ -55,6 +55,17 @@ pub enum Choice {
     Drop,
 }
 
+impl Choice {
+    /// The command that says it.
+    fn command(self) -> &'static str {
+        match self {
+            Self::Done => "deliveries done",
+            Self::Retry => "deliveries retry",
+            Self::Drop => "deliveries drop",
+        }
+    }
+}
+
 impl Query {
     /// Deliveries, the oldest event first.
     pub async fn deliveries(&self, filter: DeliveryFilter) -> Result<Vec<DeliveryOf>, Unavailable> {
@@ -68,11 +79,16 @@ impl Query {
         deliveries: Vec<DeliveryId>,
         now: DateTime<Utc>,
     ) -> Result<u64, Unavailable> {
+        let audit = self.audit.clone();
         self.store
             .write(move |c| {
                 let mut changed = 0;
                 for delivery in &deliveries {
-                    changed += choose(c, choice, *delivery, now)?;
+                    let chosen = choose(c, choice, *delivery, now)?;
+                    if chosen > 0 {
+                        attest::decided(c, &audit, (*delivery, choice.command()), now)?;
+                    }
+                    changed += chosen;
                 }
                 Ok(changed)
             })

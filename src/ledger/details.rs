@@ -11,6 +11,7 @@ use rusqlite::{Connection, Row};
 use super::order;
 use super::outbox::{self, Claim, DueNow};
 use super::{EventKey, Ledger, SinkId, at, body_place, damaged, ms, numbers, output};
+use crate::audit::Attested;
 use crate::domain::{ClinicId, ClinicName, EventBody, EventId, EventType, Reference};
 use crate::store::{Sealer, Unavailable};
 
@@ -47,6 +48,8 @@ pub struct Detail {
     pub body: EventBody,
     /// See [`Owed::in_trouble`]: that is over now.
     pub in_trouble: bool,
+    /// The record of its being read.
+    pub attested: Attested,
 }
 
 /// A sink that can take deliveries at once.
@@ -110,7 +113,9 @@ impl Ledger {
     ) -> Result<Fetched, Unavailable> {
         let (epoch, sealer, fetched) =
             (self.epoch, self.store.sealer().clone(), Arc::clone(details));
+        let attested = Attested::all(details.iter().map(|detail| &detail.attested));
         let kept = self.store.write(move |c| {
+            attested.insert(c)?;
             let due = outbox::claim_fetched(c, &fetched, &takers, epoch, now)?;
             let ready = keep(c, &sealer, &fetched, &due)?;
             Ok((due, ready))

@@ -16,9 +16,11 @@
 //! 9. Of a key that a sink keeps in order at most one delivery is claimed or may be (see `order`).
 //! 10. What a program has said is kept, sealed, only while its delivery is neither done nor skipped.
 //! 11. What a parked delivery waits for is kept exactly while it is parked, and a clinic's pause as long as one waits for it.
+//! 12. Where the audit log is on, an attempt that has ended has exactly one record, waiting or in a file.
 //!
 //! There is no recovery code: what a crash leaves are rows that the next pass takes up by the same lines.
 
+mod attest;
 mod choice;
 mod clocks;
 mod details;
@@ -41,6 +43,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::types::Value;
 use rusqlite::vtab::array::Array;
 
+use crate::audit::Audit;
 use crate::store::{Epoch, Store};
 
 pub use choice::{Choice, DeliveryFilter, DeliveryOf};
@@ -79,17 +82,28 @@ pub struct EventKey(pub i64);
 pub struct Ledger {
     store: Store,
     epoch: Epoch,
+    audit: Audit,
 }
 
 impl Ledger {
     /// The ledger of an owned store.
     pub fn new(store: Store, epoch: Epoch) -> Self {
-        Self { store, epoch }
+        Self {
+            store,
+            epoch,
+            audit: Audit::off(),
+        }
+    }
+
+    /// The same, recording what is done.
+    #[must_use]
+    pub fn audited(self, audit: Audit) -> Self {
+        Self { audit, ..self }
     }
 
     /// The questions that anybody may ask.
     pub fn query(&self) -> Query {
-        Query::new(self.store.clone())
+        Query::new(self.store.clone()).audited(self.audit.clone())
     }
 }
 

@@ -18,6 +18,7 @@ use super::{
     EventKey, LONGEST_WAIT_FOR_SWEEP, Ledger, SinkId, at, body_place, damaged, ms, numbers, output,
     parked,
 };
+use crate::audit::{Action, Attested, Audit, Record};
 use crate::decide::{Decision, Facts};
 use crate::domain::{
     ClinicId, ClinicName, DeliveryId, DeliveryState, EventBody, EventId, EventType, Parcel,
@@ -88,6 +89,7 @@ pub struct Settlement {
     sink: SinkId,
     decided: Arc<[(Stub, Decision)]>,
     checkpoint: Option<Checkpoint>,
+    attested: Attested,
 }
 
 /// What is left of a consumed claim.
@@ -126,7 +128,13 @@ impl Settlement {
             sink,
             decided: decided.collect(),
             checkpoint,
+            attested: Attested::default(),
         }
+    }
+
+    /// With a record of each attempt: it is there when the claims are settled.
+    pub fn attested(self, attested: Attested) -> Self {
+        Self { attested, ..self }
     }
 }
 
@@ -299,8 +307,10 @@ impl Ledger {
         doubtful: DeliveryState,
         now: DateTime<Utc>,
     ) -> Result<(), Unavailable> {
+        let audit = self.audit.clone();
         self.store
             .write(move |c| {
+                attest_orphans(c, &audit, sink, &resumed, now)?;
                 let mut groups: BTreeMap<(DeliveryState, Option<&str>), Vec<i64>> = BTreeMap::new();
                 let known = [
                     (&resumed.adopted, DeliveryState::Done),
@@ -374,6 +384,43 @@ impl Ledger {
     }
 }
 
+/// The attempts of these have ended too: with the daemon. What their sink has found out says how.
+fn attest_orphans(
+    c: &Connection,
+    audit: &Audit,
+    sink: SinkId,
+    resumed: &Resumed,
+    now: DateTime<Utc>,
+) -> rusqlite::Result<()> {
+    if !audit.is_on() {
+        return Ok(());
+    }
+    let mut of = c.prepare_cached(
+        "SELECT clinic, e.id, name, attempts FROM delivery d JOIN event e USING (event) JOIN sink USING (sink)
+           JOIN lane l ON l.lane = d.lane WHERE delivery = ?1 AND d.sink = ?2 AND d.state = 'claimed'",
+    )?;
+    let adopted = resumed.adopted.iter().map(|delivery| (delivery, "yes"));
+    let absent = resumed.absent.iter().map(|delivery| (delivery, "not_sent"));
+    let doubtful = resumed.doubtful.iter();
+    let doubtful = doubtful.map(|doubt| (&doubt.delivery, "doubt"));
+    let mut records: Vec<Record> = Vec::new();
+    for (delivery, outcome) in adopted.chain(absent).chain(doubtful) {
+        let record = of.query_map((delivery.0, sink.0), |row| {
+            Ok(audit
+                .entry(Action::Deliver, now)
+                .clinic(row.get::<_, String>(0)?)
+                .event(row.get::<_, String>(1)?)
+                .sink(row.get::<_, String>(2)?)
+                .note("outcome", outcome)
+                .note("delivery", delivery)
+                .note("attempt", row.get::<_, u32>(3)?)
+                .note("found", "at_start"))
+        })?;
+        records.extend(record.collect::<rusqlite::Result<Vec<_>>>()?);
+    }
+    audit.attest(|| records).insert(c)
+}
+
 fn settle(
     c: &Connection,
     sealer: &Sealer,
@@ -397,6 +444,9 @@ fn settle(
             let claims = settlement.decided.iter().map(|(claim, _)| claim);
             order::next_in_line(c, &numbers(claims.map(|claim| claim.delivery.0)))?;
         }
+    }
+    if settled.changed > 0 {
+        settlement.attested.insert(c)?;
     }
     settled.fenced = settlement.decided.len() - settled.changed;
     // Behind an older checkpoint a sink rolls forward; behind a stale owner's it would miss lines.

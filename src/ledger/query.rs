@@ -5,7 +5,8 @@ use chrono::{DateTime, Utc};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 
-use super::{EventKey, SinkId, at, damaged, intake, ms, numbers, order, output, parked};
+use super::{EventKey, SinkId, at, attest, damaged, intake, ms, numbers, order, output, parked};
+use crate::audit::Audit;
 use crate::domain::{DeliveryId, DeliveryState, Parked};
 use crate::store::{Store, Unavailable};
 
@@ -13,6 +14,7 @@ use crate::store::{Store, Unavailable};
 #[derive(Clone)]
 pub struct Query {
     pub(super) store: Store,
+    pub(super) audit: Audit,
 }
 
 /// A lane as people see it.
@@ -108,7 +110,16 @@ pub struct EventFilter {
 impl Query {
     /// The questions to a store.
     pub fn new(store: Store) -> Self {
-        Self { store }
+        Self {
+            store,
+            audit: Audit::off(),
+        }
+    }
+
+    /// The same, recording what is done.
+    #[must_use]
+    pub fn audited(self, audit: Audit) -> Self {
+        Self { audit, ..self }
     }
 
     /// Whether the database answers a read: what the watchdog asks.
@@ -177,6 +188,7 @@ impl Query {
         sink: String,
         now: DateTime<Utc>,
     ) -> Result<Resend, Unavailable> {
+        let audit = self.audit.clone();
         self.store
             .write(move |c| {
                 let event = number(c, "SELECT event FROM event WHERE id = ?1", &id)?;
@@ -184,7 +196,9 @@ impl Query {
                 match (event, sink) {
                     (None, _) => Ok(Resend::NoSuchEvent),
                     (_, None) => Ok(Resend::NoSuchSink),
-                    (Some(event), Some(sink)) => resend(c, EventKey(event), SinkId(sink), now),
+                    (Some(event), Some(sink)) => {
+                        resend(c, &audit, (EventKey(event), SinkId(sink)), now)
+                    }
                 }
             })
             .await
@@ -199,6 +213,7 @@ impl Query {
         limit: u32,
         now: DateTime<Utc>,
     ) -> Result<u64, Unavailable> {
+        let audit = self.audit.clone();
         self.store
             .write(move |c| {
                 let due: Vec<(i64, i64)> = c
@@ -210,7 +225,8 @@ impl Query {
                     .collect::<rusqlite::Result<_>>()?;
                 let mut issued = 0;
                 for (event, sink) in due {
-                    let resent = resend(c, EventKey(event), SinkId(sink), now)?;
+                    let of = (EventKey(event), SinkId(sink));
+                    let resent = resend(c, &audit, of, now)?;
                     issued += u64::from(matches!(resent, Resend::Issued(_)));
                 }
                 Ok(issued)
@@ -243,8 +259,8 @@ fn number(c: &Connection, sql: &str, key: &str) -> rusqlite::Result<Option<i64>>
 /// A held or dead delivery that is resent needs nobody's decision any more: it is skipped, and says why.
 fn resend(
     c: &Connection,
-    event: EventKey,
-    sink: SinkId,
+    audit: &Audit,
+    (event, sink): (EventKey, SinkId),
     now: DateTime<Utc>,
 ) -> rusqlite::Result<Resend> {
     let before: Vec<DeliveryRow> = c
@@ -281,6 +297,7 @@ fn resend(
     let resent = before.iter().map(|delivery| delivery.delivery.0);
     output::forget(c, &numbers(resent))?;
     intake::wait_for_body(c, event)?;
+    attest::decided(c, audit, (delivery, "events resend"), now)?;
     Ok(Resend::Issued(delivery))
 }
 

@@ -77,7 +77,7 @@ impl Bringing {
             return std::future::pending().await;
         };
         match step {
-            Ok(Step::Fetched(body)) => {
+            Ok(Step::Fetched(body, _)) => {
                 self.here.push(Brought {
                     delivery: wanted.delivery,
                     event: wanted.owed.event,
@@ -99,7 +99,13 @@ impl Bringing {
 
 fn fetch(pipeline: Arc<Pipeline>, wanted: Wanted) -> Fetch {
     Box::pin(async move {
-        let step = pipeline.fetch_one(&wanted.through, &wanted.owed).await;
+        let mut step = pipeline.fetch_one(&wanted.through, &wanted.owed).await;
+        // Whatever becomes of it: it has been read.
+        if let Ok(Step::Fetched(_, attested)) = &step
+            && let Err(error) = pipeline.audit.commit(attested.clone()).await
+        {
+            step = Err(error);
+        }
         (wanted, step)
     })
 }

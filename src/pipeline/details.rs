@@ -12,6 +12,7 @@ use super::Pipeline;
 use super::keep::OnItsWay;
 use crate::api::Trouble;
 use crate::api::budget::Share;
+use crate::audit::Attested;
 use crate::decide::back_off;
 use crate::domain::{ClinicName, EventBody};
 use crate::fetch;
@@ -34,7 +35,7 @@ const SERVER_IS_DOWN: u32 = 4;
 
 /// What one fetch says about the next.
 pub(super) enum Step {
-    Fetched(EventBody),
+    Fetched(EventBody, Attested),
     /// This event waits on its own row.
     Failed,
     /// This event got no answer: perhaps none will.
@@ -84,7 +85,7 @@ impl Pipeline {
                 };
                 fetching.push(async move {
                     let step = self.fetch_one(clinic, &owed).await;
-                    if let Ok(Step::Fetched(body)) = &step {
+                    if let Ok(Step::Fetched(body, _)) = &step {
                         on_its_way.arrive(body).await;
                     }
                     (owed, step, on_its_way)
@@ -99,13 +100,14 @@ impl Pipeline {
             }
             tokio::select! {
                 Some((owed, step, on_its_way)) = fetching.next() => match step? {
-                    Step::Fetched(body) => {
+                    Step::Fetched(body, attested) => {
                         unanswered = 0;
                         fetched.push(Detail {
                             event: owed.event,
                             reference: owed.reference,
                             body,
                             in_trouble: owed.in_trouble,
+                            attested,
                         });
                         on_their_way.push(on_its_way);
                     }
@@ -152,8 +154,13 @@ impl Pipeline {
     ) -> Result<Step, Unavailable> {
         let now = self.now();
         let event = &owed.reference.id;
+        let begun = self.clock.monotonic();
         match fetch::detail(&self.api, clinic, &owed.reference, Share::Polling).await {
-            Ok(body) => Ok(Step::Fetched(body)),
+            Ok(fetched) => {
+                let took = self.clock.monotonic().saturating_sub(begun);
+                let attested = self.read(clinic, event, &fetched, took);
+                Ok(Step::Fetched(fetched.body, attested))
+            }
             Err(Trouble::Ledger(error)) => Err(error),
             Err(Trouble::Grant(_)) => {
                 let too_old = now - LISTED - LONGEST_GRANT_TROUBLE;

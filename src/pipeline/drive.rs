@@ -79,6 +79,8 @@ impl Pipeline {
         for index in 0..self.sinks.len() {
             lifecycle.spawn(Arc::clone(&self).run_sink(index, until.clone()));
         }
+        let (audit, soft) = (self.audit.clone(), lifecycle.soft().clone());
+        lifecycle.spawn(async move { audit.run(soft).await });
         let hourly = Arc::clone(&self);
         let (hour, soft) = (Arc::clone(&nudges.hour), lifecycle.soft().clone());
         lifecycle.spawn(async move { hourly.prune_hourly(&hour, &soft).await });
@@ -115,6 +117,9 @@ impl Pipeline {
                 }
             });
         }
+        let audited = CancellationToken::new();
+        let (audit, ended_too) = (self.audit.clone(), audited.clone());
+        lifecycle.spawn(async move { audit.run(ended_too).await });
         let mut ended = Ended::Stopped;
         while !lifecycle.soft().is_cancelled() {
             match self.look(scope, lifecycle).await {
@@ -142,6 +147,8 @@ impl Pipeline {
         until.drained.cancel();
         self.wake_sinks();
         while outbox.join_next().await.is_some() {}
+        audited.cancel();
+        self.audit.finish().await;
         ended
     }
 
@@ -279,10 +286,15 @@ impl Pipeline {
 
     /// Forgets what may be forgotten: an hour's share of it.
     pub async fn prune(&self) {
+        let now = self.now();
         let pruned = self
             .ledger
             .prune(self.activity.clocks(), self.clock.since_boot());
-        match pruned.await {
+        let pruned = pruned.await;
+        if matches!(pruned, Ok(Pruned::Forgotten { .. })) {
+            self.audit.expire(now).await;
+        }
+        match pruned {
             Ok(Pruned::Forgotten { events: 0, .. }) => {}
             Ok(Pruned::Forgotten {
                 events,

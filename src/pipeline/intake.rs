@@ -70,7 +70,9 @@ impl Pipeline {
         let mut seen = Vec::new();
         let mut number = 1;
         loop {
-            let page = list::page(&self.api, &lane.lane, plan.days, number, Share::Polling).await?;
+            let page = list::page(&self.api, &lane.lane, plan.days, number, Share::Polling).await;
+            self.audit.polled(&lane.lane, page.is_err(), self.now());
+            let page = page?;
             swept.server_now = page.server_now.or(swept.server_now);
             swept.ended_at = self.now();
             let digest = if number == 1 {
@@ -329,7 +331,9 @@ impl Pipeline {
         let mut seen = Vec::new();
         let mut number = 1;
         loop {
-            let page = list::page(&self.api, &work.lane, days, number, Share::Backfill).await?;
+            let page = list::page(&self.api, &work.lane, days, number, Share::Backfill).await;
+            self.audit.polled(&work.lane, page.is_err(), self.now());
+            let page = page?;
             let listing = page.read()?;
             refuse_repetition(&mut seen, &listing, number)?;
             let (_, oldest) = ends(&listing);

@@ -204,6 +204,8 @@ impl Pipeline {
         let sinks = self.sinks.iter();
         let kib = details.iter().map(|detail| detail.body.kib()).sum();
         let mut rooms: Vec<(SinkId, Room)> = sinks
+            // While the audit log holds back, nothing is claimed.
+            .filter(|_| !self.audit.holds_back())
             .filter_map(|sink| Some((sink.id, sink.handover.room(kib)?)))
             .collect();
         let takers = rooms.iter().map(|(sink, room)| Taker {
@@ -247,6 +249,7 @@ mod tests {
             },
             body: body(1),
             in_trouble: false,
+            attested: crate::audit::Attested::default(),
         };
         Waiting {
             details: vec![detail; details],

@@ -11,6 +11,7 @@
 //! retries. Fresh work and what a crash left behind run the same lines, because every pass asks the ledger what is
 //! owed, never what it has just done.
 
+mod attest;
 mod bring;
 mod details;
 mod drive;
@@ -28,6 +29,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Notify;
 
 use crate::api::Api;
+use crate::audit::Audit;
 use crate::clock::SharedClock;
 use crate::config::{Bodies, FirstRun};
 use crate::decide::Rules;
@@ -41,6 +43,7 @@ use crate::token::Tokens;
 
 use keep::Keeping;
 
+pub use attest::Target;
 pub use drive::{Ended, Scope};
 pub use handover::Handover;
 pub use health::Health;
@@ -66,6 +69,8 @@ pub struct OpenSink {
     pub handover: Handover,
     /// How its receiver does.
     pub health: Health,
+    /// How it is reached, for the audit log.
+    pub target: Target,
 }
 
 /// Everything the passes need.
@@ -94,6 +99,8 @@ pub struct Pipeline {
     pub in_flight: usize,
     /// What goes on at the moment.
     pub activity: Activity,
+    /// Who was given what.
+    pub audit: Audit,
 }
 
 impl Pipeline {

@@ -260,6 +260,9 @@ impl Pipeline {
 
     /// What may be attempted: while that is nothing, a person may say that the receiver works again.
     async fn permitted(&self, sink: &OpenSink) -> Permit {
+        if self.audit.holds_back() {
+            return Permit::Nothing;
+        }
         let permitted = sink.health.permits(self.now());
         if permitted == Permit::Nothing
             && let Ok(in_ledger) = self.ledger.breaker(sink.id).await
@@ -329,7 +332,9 @@ impl Pipeline {
 
     /// How many claims the end of an attempt may bring: none where the sink's loop brings them otherwise.
     fn successors(&self, sink: &OpenSink, stopped: &CancellationToken) -> usize {
-        let by_itself = !sink.sink.is_exact() && self.bodies == Bodies::UntilSettled;
+        let by_itself = !sink.sink.is_exact()
+            && self.bodies == Bodies::UntilSettled
+            && !self.audit.holds_back();
         if by_itself && !stopped.is_cancelled() && sink.health.permits(self.now()) == Permit::All {
             sink.sink.batch()
         } else {
@@ -351,14 +356,18 @@ impl Pipeline {
             .map(|held| (held.claim, held.room))
             .unzip();
         crate::crash::point("deliver.after_claim");
+        let begun = self.clock.monotonic();
         let attempted = deliver::attempt(&sink.sink, claims, self.now()).await?;
+        let took = self.clock.monotonic().saturating_sub(begun);
         crate::crash::point("deliver.before_settle");
         let now = self.now();
         let mut decided = Vec::with_capacity(attempted.outcomes.len());
         let mut changed = Change::None;
         let mut gone = None;
         let mut refused = BTreeMap::new();
+        let mut records = Vec::new();
         for (claim, outcome) in attempted.outcomes {
+            records.extend(self.attempted(sink, &claim, &outcome, (took, attempted.status_code)));
             // What an exact sink refuses is one event's fault: it stops by itself where it does not work.
             let (standing, change) = if sink.sink.is_exact() {
                 (Standing::Works, Change::None)
@@ -384,7 +393,8 @@ impl Pipeline {
             }
             decided.push((claim, decision));
         }
-        let settlement = Settlement::new(sink.id, decided, attempted.checkpoint);
+        let attested = self.audit.attest(|| records);
+        let settlement = Settlement::new(sink.id, decided, attempted.checkpoint).attested(attested);
         loop {
             // What an outage has pushed back gets its place again first, and what is gone gets nothing.
             let is_steady = changed == Change::None && gone.is_none();
@@ -405,6 +415,7 @@ impl Pipeline {
                     }
                     self.ledger_works();
                     report_refused(sink, &refused);
+                    self.audit.wake();
                     if let Err(error) = self.note(sink, changed, gone, now).await {
                         // The next attempt, or the next start, finds out again.
                         self.ledger_trouble(&error);

@@ -125,6 +125,8 @@ pub struct Delivered {
     pub outcomes: Vec<Outcome>,
     /// The new checkpoint, if this sink keeps one.
     pub checkpoint: Option<Checkpoint>,
+    /// The HTTP status of the answer, where the sink asks over HTTP and was answered.
+    pub status_code: Option<u16>,
 }
 
 /// The port of every sink.

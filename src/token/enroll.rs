@@ -175,7 +175,7 @@ impl Tokens {
             // Noted, not removed: the grant's row still points at its current pair.
             inner.vault.refused(clinic, stored.generation).await?;
         }
-        inner.vault.forget(clinic).await?;
+        inner.vault.forget(clinic, inner.clock.now()).await?;
         Ok(tokens.len())
     }
 }

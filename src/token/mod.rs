@@ -22,6 +22,7 @@ use secrecy::SecretString;
 use tokio_util::task::TaskTracker;
 
 use crate::api::budget::Budget;
+use crate::audit::Audit;
 use crate::clock::SharedClock;
 use crate::config;
 use crate::domain::{ClinicId, ClinicName};
@@ -127,7 +128,7 @@ impl Grants {
 
 /// All grants, for people to look at. Reads only.
 pub async fn grants(store: &Store) -> Result<Grants, Unavailable> {
-    let grants = Vault::new(store.clone()).all().await?;
+    let grants = Vault::new(store.clone(), Audit::off()).all().await?;
     Ok(Grants {
         grants: grants
             .into_iter()
@@ -167,10 +168,11 @@ impl Tokens {
         settings: &config::Http,
         client_secret: SecretString,
         budget: Budget,
+        audit: Audit,
     ) -> Result<Self, BuildError> {
         Ok(Self {
             inner: Arc::new(Inner {
-                vault: Vault::new(store),
+                vault: Vault::new(store, audit),
                 exchange: Exchange::new(app, settings, client_secret)?,
                 clock,
                 budget,

@@ -177,7 +177,16 @@ async fn tokens(
         .await
         .unwrap();
     let http = config::Http::default();
-    Tokens::new(store, clock, &app, &http, secret.into(), budget).unwrap()
+    Tokens::new(
+        store,
+        clock,
+        &app,
+        &http,
+        secret.into(),
+        budget,
+        Audit::off(),
+    )
+    .unwrap()
 }
 
 #[tokio::test]

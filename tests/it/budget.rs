@@ -74,7 +74,14 @@ async fn log_in_offline(world: &World) {
         Arc::clone(&clock),
         config.poll.budget,
     );
-    let tokens = app::tokens(&config, owner.store(), &clock, budget).unwrap();
+    let tokens = app::tokens(
+        &config,
+        owner.store(),
+        &clock,
+        budget,
+        &fullscript_events::audit::Audit::off(),
+    )
+    .unwrap();
     for clinic in &world.clinics {
         let name = ClinicName::new(&clinic.name).unwrap();
         let id = ClinicId::new(&clinic.clinic_id).unwrap();

@@ -22,6 +22,7 @@ use crate::world::{Setup, World, id_of, write_secret};
 const CLIENT_SECRET: &str = "canary-client-secret-4711";
 const WEBHOOK_SECRET: &str = "canary-webhook-secret-4712";
 const WEBHOOK_TOKEN: &str = "canary-webhook-token-4714";
+const WEBHOOK_QUERY: &str = "canary-webhook-query-4715";
 /// 32 bytes that are text, so that they are found raw as well as in hexadecimal.
 const SEAL_KEY: &str = "canary-seal-key-4713-0123456789a";
 /// Patients, orders, plans and what was never documented.
@@ -31,6 +32,30 @@ const EVENT_TYPES: [&str; 5] = [
     "order.placed",
     "lab_order.updated",
     "treatment_plan.created",
+];
+
+/// What is asked of the program, and looked through.
+const COMMANDS: [&str; 9] = [
+    "config check",
+    "auth list",
+    "status",
+    "status --json",
+    "status --check",
+    "events list --json",
+    "sinks list",
+    "backfill --since 7d",
+    "audit verify",
+];
+
+/// What is searched.
+const PLACES: [&str; 7] = [
+    "log (text)",
+    "log (json)",
+    "ledger.sqlite3",
+    "-wal",
+    "-shm",
+    "state/audit/audit-",
+    "cmdline",
 ];
 
 /// How the token endpoint answers.
@@ -219,7 +244,7 @@ async fn configure(world: &World, token_url: &str) {
         more: format!(
             "[[sinks]]\nname = \"record\"\nkind = \"exec\"\ncommand = [\"/bin/sh\", {:?}, {:?}]\n\n\
              [[sinks]]\nname = \"blab\"\nkind = \"exec\"\ncommand = [\"/bin/sh\", \"-c\", {BLAB:?}]\n\n\
-             [[sinks]]\nname = \"chart\"\nkind = \"webhook\"\nurl = \"http://{gone}/hook\"\nsecret = {{ file = {:?} }}\nauth = {{ bearer = {{ file = {:?} }} }}\n",
+             [[sinks]]\nname = \"chart\"\nkind = \"webhook\"\nurl = \"http://{gone}/hook?token={WEBHOOK_QUERY}\"\nsecret = {{ file = {:?} }}\nauth = {{ bearer = {{ file = {:?} }} }}\n\n[audit]\n",
             at.join("record.sh"),
             at.join("exec"),
             at.join("webhook_secret"),
@@ -306,16 +331,7 @@ async fn no_secret_and_no_patient_is_found_where_none_may_be() {
     cycle(&world, "json", &mut hay, "a cycle after that");
     daemon(&world, "text", &mut hay);
     daemon(&world, "json", &mut hay);
-    for words in [
-        "config check",
-        "auth list",
-        "status",
-        "status --json",
-        "status --check",
-        "events list --json",
-        "sinks list",
-        "backfill --since 7d",
-    ] {
+    for words in COMMANDS {
         let command: Vec<&str> = words.split(' ').collect();
         hay.add_output(words, &world.run(&command));
     }
@@ -336,17 +352,10 @@ async fn no_secret_and_no_patient_is_found_where_none_may_be() {
     assert!(patients.iter().any(|canary| blabbed.contains(canary)));
     assert!(tap.tokens().len() >= 12);
     // And what is searched is what was written: the log and the state files hold the ids that they may hold.
-    for place in [
-        "log (text)",
-        "log (json)",
-        "ledger.sqlite3",
-        "-wal",
-        "-shm",
-        "cmdline",
-    ] {
+    for place in PLACES {
         assert!(hay.0.iter().any(|hay| hay.name.contains(place)), "{place}");
     }
-    for place in ["log (json)", "at the end, ", "exec"] {
+    for place in ["log (json)", "at the end, ", "state/audit/audit-", "exec"] {
         let is_there = |hay: &Haystack| hay.name.contains(place) && hay.holds_any(&shown);
         assert!(hay.0.iter().any(is_there), "{place}");
     }
@@ -357,7 +366,16 @@ async fn no_secret_and_no_patient_is_found_where_none_may_be() {
         canaries_of_event(&world, &event.id)
     }));
     canaries.extend(tap.tokens());
-    canaries.extend([CLIENT_SECRET, WEBHOOK_SECRET, WEBHOOK_TOKEN, SEAL_KEY].map(str::to_owned));
+    canaries.extend(
+        [
+            CLIENT_SECRET,
+            WEBHOOK_SECRET,
+            WEBHOOK_TOKEN,
+            WEBHOOK_QUERY,
+            SEAL_KEY,
+        ]
+        .map(str::to_owned),
+    );
     canaries.insert(hex::encode(SEAL_KEY));
     for canary in canaries {
         if let Some(place) = hay.find(&canary) {

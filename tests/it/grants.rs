@@ -119,7 +119,14 @@ async fn sixty_four_tasks_that_want_a_token_at_once_cost_one_call() {
     let settings = config.poll.budget;
     let budget = Budget::open(owner.store().clone(), Arc::clone(&clock), settings);
     let budget = budget.await.unwrap();
-    let tokens = app::tokens(&config, owner.store(), &clock, budget).unwrap();
+    let tokens = app::tokens(
+        &config,
+        owner.store(),
+        &clock,
+        budget,
+        &fullscript_events::audit::Audit::off(),
+    )
+    .unwrap();
     let before = token_calls(&world);
     let mut tasks = JoinSet::new();
     for _ in 0..64 {

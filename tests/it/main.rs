@@ -12,6 +12,7 @@
               database from outside"
 )]
 
+mod audit;
 mod backfill;
 mod bad_input;
 mod behaviours;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use fullscript_events::audit::Attested;
 use fullscript_events::decide::Decision;
 use fullscript_events::domain::{
     Category, ClinicId, ClinicName, DeliveryId, DeliveryState, EventBody, EventId, EventType, Lane,
@@ -686,6 +687,7 @@ impl Bench {
         let takers: Vec<usize> = takers.collect();
         let body = EventBody::from_json(body(id));
         let detail = Detail {
+            attested: Attested::default(),
             event: owed.event,
             reference: reference(id),
             body,

@@ -204,13 +204,19 @@ console.log(count);
 
 /// A Python with the official library, in an environment of its own; or why there is none.
 fn python(directory: &Path) -> Result<Command, &'static str> {
+    python_with("standardwebhooks==1.1.0", directory)
+        .ok_or("no python3 with venv, or the package standardwebhooks cannot be had")
+}
+
+/// A Python with a package of `PyPI`, in an environment of its own, if both can be had.
+pub(crate) fn python_with(package: &str, directory: &Path) -> Option<Command> {
     let works = |command: &mut Command| {
         let output = command.output();
         output.is_ok_and(|output| output.status.success())
     };
     let at = directory.join("venv");
     if !works(Command::new("python3").args(["-m", "venv"]).arg(&at)) {
-        return Err("no python3 that can make a virtual environment");
+        return None;
     }
     let python = at.join("bin/python");
     let mut pip = Command::new(&python);
@@ -221,17 +227,8 @@ fn python(directory: &Path) -> Result<Command, &'static str> {
         "--quiet",
         "--disable-pip-version-check",
     ]);
-    pip.args([
-        "--retries",
-        "0",
-        "--timeout",
-        "10",
-        "standardwebhooks==1.1.0",
-    ]);
-    if !works(&mut pip) {
-        return Err("the package standardwebhooks cannot be had");
-    }
-    Ok(Command::new(python))
+    pip.args(["--retries", "0", "--timeout", "10", package]);
+    works(&mut pip).then(|| Command::new(python))
 }
 
 /// A Node.js with the official library, or why there is none.

@@ -56,7 +56,14 @@ impl Stepped {
         let config = self.config();
         let owner = own(&config);
         let budget = Budget::beside(owner.store().clone(), self.shared(), config.poll.budget);
-        let tokens = app::tokens(&config, owner.store(), &self.shared(), budget).unwrap();
+        let tokens = app::tokens(
+            &config,
+            owner.store(),
+            &self.shared(),
+            budget,
+            &fullscript_events::audit::Audit::off(),
+        )
+        .unwrap();
         for clinic in &self.clinics {
             let name = ClinicName::new(&clinic.name).unwrap();
             let refresh = self.vendor.grant(&clinic.clinic_id).unwrap();

@@ -149,7 +149,14 @@ impl World {
         let settings = config.poll.budget;
         let budget = Budget::open(owner.store().clone(), Arc::clone(&clock), settings);
         let budget = budget.await.unwrap();
-        let tokens = app::tokens(&config, owner.store(), &clock, budget).unwrap();
+        let tokens = app::tokens(
+            &config,
+            owner.store(),
+            &clock,
+            budget,
+            &fullscript_events::audit::Audit::off(),
+        )
+        .unwrap();
         for clinic in &self.clinics {
             let name = ClinicName::new(&clinic.name).unwrap();
             let refresh = self.vendor.grant(&clinic.clinic_id).unwrap();

@@ -7,6 +7,7 @@ use super::{Exit, Failure};
 use crate::api::budget::Budget;
 use crate::app::{self, StartError};
 use crate::cli::configured;
+use crate::cli::session::audit_of_user;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::Config;
 use crate::domain::{ClinicId, ClinicName};
@@ -50,7 +51,13 @@ impl Session {
             Arc::clone(&clock),
             self.config.poll.budget,
         );
-        Ok(app::tokens(&self.config, &self.store, &clock, budget)?)
+        Ok(app::tokens(
+            &self.config,
+            &self.store,
+            &clock,
+            budget,
+            &audit_of_user(&self.config, &self.store),
+        )?)
     }
 
     /// Has a clinic with a new grant polled at once: its lanes may have been parked, or wait after failures.

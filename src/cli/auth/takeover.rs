@@ -4,6 +4,9 @@ use std::path::Path;
 
 use super::session::Session;
 use super::{CommandResult, Exit, Failure};
+use crate::audit::Action;
+use crate::cli::session::audit_of_user;
+use crate::clock::{Clock as _, SystemClock};
 use crate::store::{Host, Place};
 
 /// Arguments of `auth takeover`.
@@ -40,6 +43,12 @@ pub(super) async fn run(config: &Path, args: &Args) -> CommandResult {
         ));
     }
     session.store.take_over(here.clone()).await.map_err(state)?;
+    let audit = audit_of_user(&session.config, &session.store);
+    let record = audit.entry(Action::Token, SystemClock::start().now());
+    let record = record
+        .at("command", "auth takeover")
+        .note("what", "takeover");
+    audit.record(vec![record]).await.map_err(state)?;
     println!(
         "{here}: took the state directory over from {home}; a daemon that waits here goes on within 10 s"
     );

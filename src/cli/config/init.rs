@@ -147,6 +147,11 @@ directory = {directory}
 # In a systemd unit better {{ credential = "seal_key" }}.
 seal_key = {{ file = {seal_key} }}
 
+# Who was given which event, when: docs/audit.md. Without this section nothing is recorded.
+[audit]
+# Whether nothing is delivered while it cannot be written.
+required = false
+
 [[clinics]]
 # What logs, commands and sinks call the clinic.
 name = "my-clinic"

@@ -29,6 +29,14 @@ pub(super) async fn run(session: &Session, args: &Args) -> CommandResult {
     };
     let said = session.query.said(of.delivery.delivery).await;
     let said = said.map_err(state_failure)?;
+    let shown = session.shown(|record| {
+        let record = record.clinic(&of.clinic).event(&of.event);
+        let record = record.sink(&of.delivery.sink);
+        record
+            .at("command", "deliveries show")
+            .note("delivery", of.delivery.delivery)
+    });
+    shown.await?;
     if args.json {
         let mut delivery = to_json(of);
         if let Some(object) = delivery.as_object_mut() {

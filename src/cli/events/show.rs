@@ -29,6 +29,11 @@ pub(super) async fn run(session: &Session, args: Args) -> CommandResult {
         .await
         .map_err(state_failure)?;
     let event = found.ok_or_else(|| unknown(session, &args.id))?;
+    let shown = session.shown(|record| {
+        let record = record.clinic(&event.clinic).event(&event.id);
+        record.at("command", "events show")
+    });
+    shown.await?;
     if args.json {
         let object = json!({ "schema": SCHEMA, "event": event_json(&event) });
         return print(&format!("{object:#}\n"));

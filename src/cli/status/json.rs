@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::output::iso;
+use super::snapshot::AuditLog;
 use super::view::{ClinicView, Freshness, Grant, Problem, SinkView, View};
 
 /// The version of what is printed.
@@ -24,9 +25,22 @@ pub(super) fn render(view: &View) -> String {
         })),
         "clinics": view.clinics.iter().map(clinic).collect::<Vec<_>>(),
         "sinks": view.sinks.iter().map(sink).collect::<Vec<_>>(),
+        "audit": view.audit.as_ref().map(audit),
         "problems": view.problems().map(problem).collect::<Vec<_>>(),
     });
     format!("{object:#}\n")
+}
+
+fn audit(audit: &AuditLog) -> Value {
+    let trouble = audit.standing.trouble.as_ref();
+    json!({
+        "directory": audit.directory,
+        "required": audit.required,
+        "rows": audit.standing.head.as_ref().map_or(0, |head| head.end.seq),
+        "waiting": audit.standing.waiting,
+        "trouble": trouble.map(|(trouble, _)| trouble),
+        "trouble_since": trouble.map(|(_, since)| iso(*since)),
+    })
 }
 
 fn clinic(clinic: &ClinicView) -> Value {

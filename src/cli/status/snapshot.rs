@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::super::{Exit, Failure};
 use crate::app;
+use crate::audit;
 use crate::config::Config;
 use crate::domain::Category;
 use crate::ledger::{LaneRow, Query, SinkRow};
@@ -41,6 +42,19 @@ pub(super) struct Snapshot {
     pub(super) sink_rows: Vec<SinkRow>,
     /// The grants.
     pub(super) grants: Vec<Overview>,
+    /// The audit log, if there is one.
+    pub(super) audit: Option<AuditLog>,
+}
+
+/// The audit log.
+#[derive(Clone, Debug)]
+pub(super) struct AuditLog {
+    /// Where its files are.
+    pub(super) directory: String,
+    /// Whether nothing is delivered without it.
+    pub(super) required: bool,
+    /// How it stands.
+    pub(super) standing: audit::Standing,
 }
 
 impl Snapshot {
@@ -68,7 +82,16 @@ impl Snapshot {
             let categories = clinic.categories.iter().map(Category::to_string);
             (clinic.name.to_string(), categories.collect())
         });
+        let audit = match &config.audit {
+            None => None,
+            Some(settings) => Some(AuditLog {
+                directory: settings.directory.display().to_string(),
+                required: settings.required,
+                standing: audit::standing(&opened).await.map_err(state)?,
+            }),
+        };
         Ok(Self {
+            audit,
             now,
             program,
             directory: directory.display().to_string(),

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::snapshot::Snapshot;
+use super::snapshot::{AuditLog, Snapshot};
 use super::view::View;
 use super::{check, exit, json, text};
+use crate::audit::Standing;
 use crate::cli::Exit;
 use crate::cli::output::Paint;
 use crate::domain::ClinicName;
@@ -73,6 +74,7 @@ fn well(clinics: &[&str]) -> Snapshot {
         program: "fullscript-events".to_owned(),
         directory: "/var/lib/fullscript-events".to_owned(),
         running: true,
+        audit: None,
         elsewhere: None,
         bound: false,
         pace: Duration::from_mins(1),
@@ -479,6 +481,7 @@ fn programs_get_the_same_judgement() {
     insta::assert_snapshot!(json::render(&View::of(&snapshot)), @r#"
     {
       "at": "2026-03-04T12:00:00.000Z",
+      "audit": null,
       "clinics": [
         {
           "configured": true,
@@ -522,6 +525,43 @@ fn programs_get_the_same_judgement() {
       "verdict": "1 problem: login required (oak)."
     }
     "#);
+}
+
+#[test]
+fn a_required_audit_log_that_cannot_be_written_is_critical_and_says_what_follows() {
+    let mut snapshot = well(&["oak"]);
+    let trouble = "/srv/audit: No space left on device".to_owned();
+    let log = |required| AuditLog {
+        directory: "/srv/audit".to_owned(),
+        required,
+        standing: Standing {
+            head: None,
+            waiting: 2,
+            trouble: Some((trouble.clone(), now() - TimeDelta::minutes(5))),
+        },
+    };
+    snapshot.audit = Some(log(true));
+    let (line, exit) = check::line(&View::of(&snapshot));
+    assert!(
+        line.starts_with("CRITICAL - 1 problem: the audit log cannot be written.|"),
+        "{line}"
+    );
+    assert_eq!(exit, Exit::Usage);
+    let shown = text::render(&View::of(&snapshot), Paint::Plain);
+    for words in [
+        "No space left on device",
+        "nothing is delivered",
+        "df -h /srv/audit",
+    ] {
+        assert!(
+            shown.replace("\n     ", " ").contains(words),
+            "{words} in {shown}"
+        );
+    }
+    snapshot.audit = Some(log(false));
+    let (line, exit) = check::line(&View::of(&snapshot));
+    assert!(line.starts_with("WARNING"), "{line}");
+    assert_eq!(exit, Exit::Unexpected);
 }
 
 #[test]

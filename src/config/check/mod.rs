@@ -2,6 +2,7 @@
 //! gives a value.
 
 mod app;
+mod audit;
 mod clinics;
 mod enrich;
 mod matches;
@@ -26,6 +27,8 @@ pub(super) fn config<'a>(report: &'a Report<'a>, document: &'a DeTable<'a>) -> O
     let bodies = state.as_ref().map(|state| state.bodies);
     let sinks = sinks::read(&root, &clinics, bodies);
     let enrich = enrich::read(&root, &clinics);
+    let at = state.as_ref().map(|state| state.directory.as_path());
+    let audit = audit::read(&root, at);
     root.finish();
     Some(Config {
         app: app.app?,
@@ -35,6 +38,8 @@ pub(super) fn config<'a>(report: &'a Report<'a>, document: &'a DeTable<'a>) -> O
         clinics: clinics.clinics,
         sinks,
         enrich: enrich.into(),
+        audit,
+        fingerprint: report.fingerprint(),
     })
 }
 

@@ -13,6 +13,7 @@ use std::fmt::Display;
 
 pub(super) use self::field::Field;
 pub(super) use self::section::Section;
+use super::Fingerprint;
 use super::problem::Problem;
 
 /// Collects what is wrong, what is odd, and which keys exist.
@@ -62,6 +63,12 @@ impl<'a> Report<'a> {
             #[cfg(test)]
             present: self.present.into_inner(),
         }
+    }
+
+    /// What tells this text from others.
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        let digest = ring::digest::digest(&ring::digest::SHA256, self.text.as_bytes());
+        Fingerprint(digest.as_ref().try_into().unwrap_or_default())
     }
 
     /// The line of a byte offset, from 1.

@@ -239,7 +239,7 @@ fn every_problem_is_told_at_once_and_no_secret_is_shown() {
 
     polling (line 59)
       found:  an unknown key
-      wanted: one of app, clinics, enrich, http, poll, sinks, state
+      wanted: one of app, audit, clinics, enrich, http, poll, sinks, state
     "#);
 }
 
@@ -846,4 +846,32 @@ fn a_receiver_is_asked_first_for_its_challenge_and_later_at_an_address_with_an_i
       found:  it is no URL
       wanted: an address such as "https://ehr.example/hooks/seen/{id}", with {id} for the event or {delivery}
     "#);
+}
+
+#[test]
+fn the_audit_log_is_on_where_its_section_is_and_lies_in_the_state_directory_by_default() {
+    assert_eq!(good("").audit, None);
+    let audit = good("[audit]").audit.unwrap();
+    assert_eq!(
+        audit.directory,
+        Path::new("/var/lib/fullscript-events/audit")
+    );
+    assert_eq!(
+        (
+            crate::config::show_duration(audit.keep).as_str(),
+            audit.required
+        ),
+        ("2192d", false)
+    );
+    let audit = good("[audit]\ndirectory = \"/srv/audit\"\nrequired = true\nkeep = \"30d\"").audit;
+    let audit = audit.unwrap();
+    assert_eq!(audit.directory, Path::new("/srv/audit"));
+    assert!(audit.required);
+    let text = with("[audit]\nkeep = \"5h\"\nneeded = true")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("at least \"1d\"") && text.contains("audit.needed"),
+        "{text}"
+    );
 }

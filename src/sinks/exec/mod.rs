@@ -357,6 +357,7 @@ impl Sink for ExecSink {
             outcomes.push(self.attempt(parcel).await);
         }
         Ok(Delivered {
+            status_code: None,
             outcomes,
             checkpoint: None,
         })

@@ -57,6 +57,7 @@ pub(super) fn deliver(
         Ok(_) => written.next(),
     });
     Ok(Delivered {
+        status_code: None,
         outcomes: outcomes.flatten().collect(),
         checkpoint: database.mark.checkpoint(),
     })

@@ -141,7 +141,13 @@ impl WebhookSink {
         self.policy.check(address)
     }
 
-    async fn attempt(&self, parcel: &Parcel, now: DateTime<Utc>) -> Outcome {
+    /// Notes the answer's status in `status`, if there is an answer.
+    async fn attempt(
+        &self,
+        parcel: &Parcel,
+        now: DateTime<Utc>,
+        status: &mut Option<u16>,
+    ) -> Outcome {
         if let Err(refused) = self.check_literal(&self.settings.url) {
             return Outcome::NotSent {
                 reason: refused.to_string(),
@@ -165,7 +171,10 @@ impl WebhookSink {
             return Outcome::Yes;
         }
         let outcome = match self.post(parcel, body, now).send().await {
-            Ok(response) => verdict::answered(response, self.secrets.challenge.as_ref(), now).await,
+            Ok(response) => {
+                *status = Some(response.status().as_u16());
+                verdict::answered(response, self.secrets.challenge.as_ref(), now).await
+            }
             Err(error) => verdict::unanswered(&error),
         };
         if let Outcome::Doubt { reason } = outcome {
@@ -196,12 +205,14 @@ impl Sink for WebhookSink {
 
     async fn deliver(&self, parcels: &[Parcel], now: DateTime<Utc>) -> Result<Delivered, Stopped> {
         let mut outcomes = Vec::with_capacity(parcels.len());
+        let mut status_code = None;
         for parcel in parcels {
-            outcomes.push(self.attempt(parcel, now).await);
+            outcomes.push(self.attempt(parcel, now, &mut status_code).await);
         }
         Ok(Delivered {
             outcomes,
             checkpoint: None,
+            status_code,
         })
     }
 }

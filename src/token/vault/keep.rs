@@ -23,8 +23,10 @@ impl Vault {
     ) -> Result<(), Unavailable> {
         let new = NewPair::seal(self.store.sealer().clone(), clinic, pair, times);
         let name = clinic.as_str().to_owned();
+        let attested = self.attest(clinic, "refreshed", times.issued_at);
         self.store
             .write(move |c| {
+                attested.insert(c)?;
                 let generation = new.insert(c)?;
                 let ours = c.execute(
                     "UPDATE grant SET state = 'active', generation = ?2, refreshed_at = ?3, since_at = NULL,
@@ -83,8 +85,10 @@ impl Vault {
         now: DateTime<Utc>,
     ) -> Result<(), Unavailable> {
         let name = clinic.as_str().to_owned();
+        let attested = self.attest(clinic, "given", now);
         self.store
             .write(move |c| {
+                attested.insert(c)?;
                 let (id, verified) = match &pinned {
                     Some(pinned) => (Some(pinned.clinic_id.as_str()), pinned.proof == Proof::Verified),
                     None => (None, false),
@@ -141,10 +145,16 @@ impl Vault {
     }
 
     /// Removes a grant and whatever is left of its pairs.
-    pub(in crate::token) async fn forget(&self, clinic: &ClinicName) -> Result<(), Unavailable> {
+    pub(in crate::token) async fn forget(
+        &self,
+        clinic: &ClinicName,
+        now: DateTime<Utc>,
+    ) -> Result<(), Unavailable> {
         let name = clinic.as_str().to_owned();
+        let attested = self.attest(clinic, "revoked", now);
         self.store
             .write(move |c| {
+                attested.insert(c)?;
                 c.execute("DELETE FROM pair WHERE clinic = ?1", [&name])?;
                 c.execute("DELETE FROM grant WHERE clinic = ?1", [&name])
                     .map(drop)
@@ -183,8 +193,15 @@ impl Vault {
         jitter: f64,
     ) -> Result<Change, TokenError> {
         let name = clinic.as_str().to_owned();
+        let what = match &failure {
+            Failure::Refused => "refresh_refused",
+            Failure::WrongClient => "refresh_wrong_client",
+            Failure::Unavailable { .. } => "refresh_unanswered",
+        };
+        let attested = self.attest(clinic, what, now);
         self.store
             .write(move |c| {
+                attested.insert(c)?;
                 let before = c
                     .prepare_cached(&format!("{GRANTS} WHERE g.clinic = ?1"))?
                     .query_row([&name], grant)

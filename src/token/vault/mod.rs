@@ -14,6 +14,7 @@ use secrecy::SecretString;
 
 use super::TokenError;
 use super::state::{State, Times};
+use crate::audit::{Action, Attested, Audit};
 use crate::domain::{ClinicId, ClinicName};
 use crate::store::{Opened, Store, Unavailable};
 
@@ -86,11 +87,20 @@ pub(super) struct Stored {
 #[derive(Clone)]
 pub(super) struct Vault {
     store: Store,
+    audit: Audit,
 }
 
 impl Vault {
-    pub(super) fn new(store: Store) -> Self {
-        Self { store }
+    pub(super) fn new(store: Store, audit: Audit) -> Self {
+        Self { store, audit }
+    }
+
+    /// The record of what becomes of a grant; it commits with that.
+    fn attest(&self, clinic: &ClinicName, what: &str, now: DateTime<Utc>) -> Attested {
+        self.audit.attest(|| {
+            let record = self.audit.entry(Action::Token, now);
+            vec![record.clinic(clinic.as_str()).note("what", what)]
+        })
     }
 
     /// The grant as it is now.

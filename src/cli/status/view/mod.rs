@@ -3,13 +3,14 @@
 //! One cause is one problem: a clinic that must log in is not also said to be stale, and a stopped daemon does not
 //! make every clinic a problem of its own.
 
+mod audit;
 mod clinic;
 mod sink;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::super::output::{count, deliveries, span};
-use super::snapshot::Snapshot;
+use super::snapshot::{AuditLog, Snapshot};
 use crate::store::Host;
 use crate::token::State;
 pub(super) use clinic::{ClinicView, Freshness, Grant};
@@ -63,6 +64,7 @@ pub(super) struct View {
     pub(super) now: DateTime<Utc>,
     pub(super) directory: String,
     pub(super) running: bool,
+    pub(super) audit: Option<AuditLog>,
     /// The machine that the state was used on and this one, where they differ.
     pub(super) elsewhere: Option<(Host, Host)>,
     pub(super) stale_after: TimeDelta,
@@ -89,6 +91,7 @@ impl View {
             now: snapshot.now,
             directory: snapshot.directory.clone(),
             running: snapshot.running,
+            audit: snapshot.audit.clone(),
             elsewhere: snapshot.elsewhere.clone(),
             stale_after,
             general: general(snapshot),
@@ -237,6 +240,7 @@ fn general(snapshot: &Snapshot) -> Vec<Problem> {
             )),
         });
     }
+    problems.extend(audit::problem(snapshot));
     let fault = snapshot
         .grants
         .iter()

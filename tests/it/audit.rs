@@ -1,0 +1,318 @@
+//! The audit log, from outside: what is in it, that whatever is done to it is found, and that nothing goes out without it
+//! where it is required.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Output;
+
+use fullscript_events::simulator::Options;
+use serde_json::Value;
+
+use crate::binary::LIMIT;
+use crate::receiver::{Answer, Receiver};
+use crate::world::{Setup, World, lines_of};
+
+const ONCE: [&str; 2] = ["run", "--once"];
+const FIELDS: [&str; 15] = [
+    "timestamp",
+    "seq",
+    "actor",
+    "action",
+    "clinic",
+    "event_id",
+    "sink",
+    "method",
+    "path",
+    "status_code",
+    "duration_ms",
+    "request_id",
+    "payload_digest",
+    "prev",
+    "hash",
+];
+
+pub(crate) fn audited(lines: &str) -> Setup {
+    Setup {
+        more: format!("[audit]\n{lines}\n"),
+        ..Setup::default()
+    }
+}
+
+/// A world with some events, a cycle and a log.
+async fn world(setup: Setup) -> World {
+    let world = World::begin(Options::default(), setup).await;
+    world.log_in().await;
+    for event_type in ["patient.created", "order.placed", "product.updated"] {
+        world
+            .vendor
+            .make_event(&world.clinic("oak").clinic_id, event_type)
+            .unwrap();
+    }
+    world
+}
+
+impl World {
+    fn audit_directory(&self) -> PathBuf {
+        self.state_path().join("audit")
+    }
+
+    /// The files of the log, the oldest first.
+    pub(crate) fn audit_files(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.audit_directory()).unwrap();
+        let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files
+    }
+
+    pub(crate) fn audit_rows(&self) -> Vec<Value> {
+        self.audit_files()
+            .iter()
+            .flat_map(|file| lines_of(file))
+            .collect()
+    }
+
+    /// What `audit verify` says, with its exit code.
+    pub(crate) fn verify(&self) -> (i32, Value) {
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = self.run(&["audit", "verify", "--json"]);
+        let found = serde_json::from_slice(&stdout)
+            .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&stderr)));
+        (status.code().unwrap(), found)
+    }
+
+    /// Every attempt that has ended is recorded, once: in the files or, for a moment, in the ledger.
+    #[track_caller]
+    pub(crate) fn assert_each_attempt_is_audited(&self) {
+        let c = rusqlite::Connection::open(self.ledger_path()).unwrap();
+        let mut waiting = c
+            .prepare("SELECT records FROM audit_pending ORDER BY row")
+            .unwrap();
+        let waiting = waiting
+            .query_map((), |row| row.get::<_, String>(0))
+            .unwrap();
+        let waiting: String = waiting.map(Result::unwrap).collect();
+        let waiting = waiting
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap());
+        let mut recorded: Vec<(i64, i64)> = Vec::new();
+        for row in self.audit_rows().into_iter().chain(waiting) {
+            if row["action"] == "deliver" {
+                let number = |key| note(&row, key).unwrap().parse().unwrap();
+                recorded.push((number("delivery"), number("attempt")));
+            }
+        }
+        recorded.sort_unstable();
+        let mut attempts = c
+            .prepare("SELECT delivery, attempts - (state = 'claimed') FROM delivery ORDER BY 1")
+            .unwrap();
+        let attempts = attempts
+            .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap();
+        let ended: Vec<(i64, i64)> = attempts
+            .map(Result::unwrap)
+            .flat_map(|(delivery, attempts): (i64, i64)| (1..=attempts).map(move |n| (delivery, n)))
+            .collect();
+        assert!(
+            recorded == ended,
+            "{} recorded, {} ended",
+            recorded.len(),
+            ended.len()
+        );
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_whole(&self) {
+        let (exit, found) = self.verify();
+        assert_eq!((exit, &found["ok"]), (0, &Value::Bool(true)), "{found:#}");
+    }
+}
+
+/// What stands behind the `#` of a row's path.
+fn note<'a>(row: &'a Value, key: &str) -> Option<&'a str> {
+    let (_, notes) = row["path"].as_str()?.split_once('#')?;
+    let mut notes = notes.split(';').filter_map(|note| note.split_once('='));
+    notes
+        .find(|(noted, _)| *noted == key)
+        .map(|(_, value)| value)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_given_what_is_in_it_and_nothing_else() {
+    let world = world(audited("")).await;
+    let cycle = world.run(&ONCE);
+    assert!(cycle.status.success(), "{cycle:?}");
+    world.assert_whole();
+    let rows = world.audit_rows();
+    for row in &rows {
+        let keys: Vec<&str> = row
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        let mut fields = FIELDS.to_vec();
+        fields.sort_unstable();
+        assert_eq!(keys, fields);
+    }
+    let of = |action: &str| -> Vec<&Value> {
+        rows.iter().filter(|row| row["action"] == action).collect()
+    };
+    let (fetched, delivered) = (of("fetch"), of("deliver"));
+    assert_eq!((fetched.len(), delivered.len()), (3, 3));
+    for row in &delivered {
+        let read = fetched
+            .iter()
+            .find(|read| read["event_id"] == row["event_id"]);
+        let read = read.expect("it was read before");
+        assert!(read["request_id"].is_string());
+        // The same bytes, by a digest that says nothing of them.
+        assert_eq!(read["payload_digest"], row["payload_digest"]);
+        assert_eq!(
+            (note(row, "outcome"), note(row, "attempt")),
+            (Some("yes"), Some("1"))
+        );
+        assert_eq!(
+            (&row["sink"], &row["clinic"]),
+            (&"log".into(), &"oak".into())
+        );
+    }
+    assert_eq!(of("poll").len(), 6);
+    assert!(
+        of("poll")
+            .iter()
+            .all(|row| note(row, "requests") == Some("1"))
+    );
+}
+
+/// The path of a file in the way of the log's directory: what is below it cannot be made.
+fn blocked(world: &World) -> (PathBuf, String) {
+    let file = world.directory.path().join("disk");
+    fs::write(&file, "in the way").unwrap();
+    let line = format!("directory = {:?}\n", file.join("audit"));
+    (file, line)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_delivered_while_a_required_log_cannot_be_written_and_then_all_is() {
+    let world = world(Setup::default()).await;
+    let (file, directory) = blocked(&world);
+    world.write_config(&audited(&format!("{directory}required = true")));
+    let mut daemon = world.daemon();
+    let said = daemon.wait_for("the audit log cannot be written");
+    assert!(
+        said.contains("nothing is delivered") && said.contains("disk/audit"),
+        "{said}"
+    );
+    // Polled and fetched it is all the same.
+    let c = rusqlite::Connection::open(world.ledger_path()).unwrap();
+    let count = |sql: &str| c.query_row(sql, (), |row| row.get::<_, i64>(0)).unwrap();
+    let fetched = || count("SELECT count(*) FROM delivery WHERE ready = 1") == 3;
+    daemon.let_run_until(LIMIT, fetched);
+    let status = world.run(&["status", "--check"]);
+    let line = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert_eq!(status.status.code(), Some(2), "{line}");
+    assert!(line.contains("the audit log cannot be written"), "{line}");
+    let status = world.run(&["status"]);
+    let text = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(
+        text.contains("disk/audit") && text.contains("df -h"),
+        "{text}"
+    );
+    // More than one of the looks of a sink for what is due.
+    daemon.let_run(usize::MAX, std::time::Duration::from_secs(3));
+    assert_eq!(count("SELECT sum(attempts) FROM delivery"), 0);
+    assert!(world.shown().is_empty());
+
+    fs::remove_file(&file).unwrap();
+    daemon.wait_for("the audit log can be written again");
+    daemon.let_run_until(LIMIT, || world.shown().len() == 3);
+    daemon.stop();
+    world.assert_all_shown_once();
+    let (exit, found) = world.verify();
+    assert_eq!((exit, &found["waiting"]), (0, &0.into()), "{found:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_need_not_be_written_keeps_nothing_back() {
+    let world = world(Setup::default()).await;
+    let (file, directory) = blocked(&world);
+    world.write_config(&audited(&directory));
+    let cycle = world.run(&ONCE);
+    assert!(cycle.status.success());
+    world.assert_all_shown_once();
+    let log = String::from_utf8_lossy(&cycle.stderr).into_owned();
+    assert_eq!(
+        log.matches("the audit log cannot be written").count(),
+        1,
+        "{log}"
+    );
+    assert_eq!(
+        world.run(&["status", "--check"]).status.code(),
+        Some(2),
+        "no daemon runs"
+    );
+    fs::remove_file(&file).unwrap();
+    assert!(world.run(&ONCE).status.success());
+    let (exit, found) = world.verify();
+    assert_eq!((exit, &found["waiting"]), (0, &0.into()), "{found:#}");
+    // Of the first cycle's as well.
+    assert!(
+        found["rows"].as_u64().unwrap() >= 1 + 3 + 3 + 6,
+        "{found:#}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_a_webhook_was_asked_and_what_it_answered_is_in_it_but_no_query() {
+    for bodies in ["until-settled", "never"] {
+        let receiver = Receiver::start(Answer::Status(200)).await;
+        let setup = Setup {
+            state: format!("bodies = {bodies:?}\n"),
+            file_sink: false,
+            more: format!(
+                "[[sinks]]\nname = \"hook\"\nkind = \"webhook\"\nurl = \"{}/a?token=s3cr3t\"\nsignature = \"none\"\n[audit]\n",
+                receiver.url
+            ),
+            ..Setup::default()
+        };
+        let world = World::begin(Options::default(), setup).await;
+        world.log_in_long_ago().await;
+        let oak = &world.clinic("oak").clinic_id;
+        let ids =
+            ["patient.created", "order.placed"].map(|t| world.vendor.make_event(oak, t).unwrap());
+        receiver.refuses(&ids[1]);
+        world.run(&ONCE);
+        world.assert_whole();
+        world.assert_each_attempt_is_audited();
+        let rows = world.audit_rows();
+        let of = |action: &str, id: &str| -> Vec<&Value> {
+            let of = rows
+                .iter()
+                .filter(|row| row["action"] == action && row["event_id"] == id);
+            of.collect()
+        };
+        for (id, outcome, status) in [(&ids[0], "yes", 200), (&ids[1], "no", 422)] {
+            let delivered = of("deliver", id);
+            assert_eq!(delivered.len(), 1, "{bodies}");
+            assert_eq!(note(delivered[0], "outcome"), Some(outcome));
+            assert_eq!(delivered[0]["status_code"], status);
+            assert_eq!(delivered[0]["method"], "POST");
+            assert!(
+                delivered[0]["path"]
+                    .as_str()
+                    .unwrap()
+                    .starts_with("/hook/a#")
+            );
+            assert_eq!(of("fetch", id).len(), 1, "{bodies}");
+        }
+        let refreshed =
+            |row: &&Value| note(row, "what") == Some("refreshed") && row["clinic"] == "oak";
+        assert_eq!(rows.iter().filter(refreshed).count(), 1);
+        for file in world.audit_files() {
+            assert!(!fs::read_to_string(file).unwrap().contains("s3cr3t"));
+        }
+    }
+}

@@ -14,6 +14,7 @@
 //! off, `record` and `attest` do nothing; where building a record costs something, ask [`Audit::is_on`] first.
 
 mod chain;
+pub mod fhir;
 mod folder;
 mod polls;
 mod record;

@@ -93,7 +93,7 @@ mod tests {
           routes       Tell who gets what, and why
           config       Check or create the configuration
           auth         Give, list and revoke the clinics' grants
-          audit        Check the audit log
+          audit        Check the audit log, or hand it on
           demo         See all of it at work, against an imitation of Fullscript; nothing to configure
           simulate     Serve an imitation of the Fullscript API
           completions  Print the completions of a shell

@@ -186,7 +186,7 @@ enum Command {
     Config(config::Args),
     /// Give, list and revoke the clinics' grants.
     Auth(auth::Args),
-    /// Check the audit log.
+    /// Check the audit log, or hand it on.
     Audit(audit::Args),
     /// See all of it at work, against an imitation of Fullscript; nothing to configure.
     Demo(demo::Args),

@@ -5,11 +5,14 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Output;
 
+use fullscript_events::audit::{Action, Actor, Link, Record, Row, fhir};
+use fullscript_events::clock::{Clock as _, SystemClock};
 use fullscript_events::simulator::Options;
 use serde_json::Value;
 
 use crate::binary::LIMIT;
 use crate::receiver::{Answer, Receiver};
+use crate::standard::python_with;
 use crate::world::{Setup, World, lines_of};
 
 const ONCE: [&str; 2] = ["run", "--once"];
@@ -262,6 +265,202 @@ async fn a_log_that_need_not_be_written_keeps_nothing_back() {
     assert!(
         found["rows"].as_u64().unwrap() >= 1 + 3 + 3 + 6,
         "{found:#}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_runs_a_command_is_named_and_what_was_done() {
+    let world = world(audited("")).await;
+    assert!(world.run(&ONCE).status.success());
+    let id = &world.shown_ids()[0];
+    for args in [
+        &["events", "show", id][..],
+        &["events", "resend", id, "--sink", "log"],
+        &["deliveries", "show", "1"],
+        &["audit", "export", "--format", "jsonl"],
+        &["auth", "revoke", "oak", "--yes"],
+    ] {
+        let output = world.run(args);
+        assert!(output.status.success(), "{args:?} {output:?}");
+    }
+    let (_, found) = world.verify();
+    assert_eq!(found["waiting"], 5, "{found:#}");
+    let before = world.audit_rows().len();
+    world.run(&ONCE);
+    world.assert_whole();
+    let rows = world.audit_rows();
+    let name = String::from_utf8(
+        std::process::Command::new("id")
+            .arg("-un")
+            .output()
+            .unwrap()
+            .stdout,
+    );
+    let actor = format!("user:{}", name.unwrap().trim());
+    let by_user: Vec<(&str, &str)> = rows[before..]
+        .iter()
+        .filter(|row| row["actor"] == actor.as_str())
+        .map(|row| {
+            (
+                row["action"].as_str().unwrap(),
+                row["path"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(by_user.len(), 5, "{rows:?}");
+    assert_eq!(by_user[0], ("read", "events show"));
+    assert_eq!(by_user[1].0, "resend");
+    assert!(by_user[1].1.starts_with("events resend#delivery="));
+    assert_eq!(by_user[2], ("read", "deliveries show#delivery=1"));
+    assert_eq!(by_user[3], ("read", "audit export"));
+    assert_eq!(by_user[4], ("token", "#what=revoked"));
+    // The same configuration again is no news.
+    assert_eq!(
+        rows.iter().filter(|row| row["action"] == "config").count(),
+        1
+    );
+}
+
+/// Reads each line as an `AuditEvent`, and makes sure that it would refuse one without what R4 requires.
+const VALIDATE: &str = r#"
+import json, sys
+from fhir.resources.R4B.auditevent import AuditEvent
+lines = open(sys.argv[1]).read().splitlines()
+for line in lines:
+    AuditEvent.model_validate_json(line)
+for missing in ["type", "recorded", "agent", "source"]:
+    event = json.loads(lines[0])
+    del event[missing]
+    try:
+        AuditEvent.model_validate(event)
+    except ValueError:
+        continue
+    sys.exit("valid without " + missing)
+print(len(lines))
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_exported_are_audit_events_of_fhir_r4() {
+    let world = world(audited("")).await;
+    assert!(world.run(&ONCE).status.success());
+    let exported = world.run(&["audit", "export", "--format", "fhir", "--clinic", "oak"]);
+    assert!(exported.status.success(), "{exported:?}");
+    let mut lines: Vec<String> = std::str::from_utf8(&exported.stdout)
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(lines.len(), 3 + 3 + 6);
+    // And of what has not happened.
+    for action in [
+        "poll",
+        "fetch",
+        "deliver",
+        "read",
+        "resend",
+        "stream_open",
+        "stream_close",
+        "config",
+        "token",
+    ] {
+        let action: Action = serde_json::from_value(action.into()).unwrap();
+        let record = Record::new(
+            &Actor::Stream("chart".into()),
+            action,
+            SystemClock::start().now(),
+        );
+        let link = Link {
+            seq: 7,
+            hash: "0".repeat(64),
+        };
+        let row = Row {
+            record,
+            before: link.clone(),
+            link,
+            text: String::new(),
+        };
+        lines.push(fhir::audit_event(&row).to_string());
+    }
+    for line in &lines {
+        let event: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(event["resourceType"], "AuditEvent");
+        assert!(event["type"]["code"].is_string() && event["recorded"].is_string());
+        assert!(
+            event["agent"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|agent| agent["requestor"].is_boolean())
+        );
+        assert!(event["source"]["observer"]["display"].is_string());
+        assert!(["C", "R", "U", "D", "E"].contains(&event["action"].as_str().unwrap()));
+    }
+    let delivered: Vec<Value> = lines
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|event: &Value| event["subtype"][0]["code"] == "deliver")
+        .collect();
+    let id = &world.shown_ids()[0];
+    assert!(
+        delivered
+            .iter()
+            .any(|event| event["entity"][0]["what"]["identifier"]["value"] == id.as_str())
+    );
+
+    let directory = tempfile::tempdir().unwrap();
+    let Some(mut python) = python_with("fhir.resources==8.0.0", directory.path()) else {
+        eprintln!("skipped: no python3 with venv, or the package fhir.resources cannot be had");
+        return;
+    };
+    let path = directory.path().join("events.ndjson");
+    fs::write(&path, lines.join("\n")).unwrap();
+    let output = python.args(["-c", VALIDATE]).arg(&path).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        format!("{}\n", lines.len())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_is_what_was_asked_for_and_stops_at_a_row_that_was_changed() {
+    let world = world(audited("")).await;
+    assert!(world.run(&ONCE).status.success());
+    let export = |args: &[&str]| {
+        let output = world.run(&[&["audit", "export", "--format", "jsonl"], args].concat());
+        let lines = String::from_utf8(output.stdout).unwrap().lines().count();
+        (output.status.code(), lines)
+    };
+    let all = world.audit_rows().len();
+    assert_eq!(export(&[]), (Some(0), all));
+    assert_eq!(export(&["--event", &world.shown_ids()[1]]), (Some(0), 2));
+    assert_eq!(export(&["--clinic", "elm"]), (Some(0), 0));
+    assert_eq!(export(&["--until", "2020-01-01"]), (Some(0), 0));
+    assert_eq!(export(&["--since", "2020-01-01T00:00:00Z"]), (Some(0), all));
+
+    let file = &world.audit_files()[0];
+    let text = fs::read_to_string(file).unwrap();
+    let changed = text.replacen("\"sink\":\"log\"", "\"sink\":\"lag\"", 1);
+    fs::write(file, &changed).unwrap();
+    let bad = 1 + changed
+        .lines()
+        .position(|line| line.contains("lag"))
+        .unwrap();
+    let (exit, found) = world.verify();
+    assert_eq!((exit, &found["ok"]), (3, &false.into()));
+    assert_eq!(found["broken"]["line"], bad);
+    assert_eq!(found["broken"]["wrong"], "changed");
+    assert_eq!(found["broken"]["file"], file.to_str().unwrap());
+    assert_eq!(export(&[]), (Some(3), bad - 1));
+    let said = world.run(&["audit", "verify"]);
+    assert_eq!(said.status.code(), Some(3));
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert!(
+        said.contains(&format!(
+            "line {bad}, row {bad}: the row is not as it was written"
+        )),
+        "{said}"
     );
 }
 

@@ -35,7 +35,7 @@ const EVENT_TYPES: [&str; 5] = [
 ];
 
 /// What is asked of the program, and looked through.
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 11] = [
     "config check",
     "auth list",
     "status",
@@ -45,6 +45,8 @@ const COMMANDS: [&str; 9] = [
     "sinks list",
     "backfill --since 7d",
     "audit verify",
+    "audit export --format fhir",
+    "audit export --format jsonl",
 ];
 
 /// What is searched.
@@ -355,7 +357,13 @@ async fn no_secret_and_no_patient_is_found_where_none_may_be() {
     for place in PLACES {
         assert!(hay.0.iter().any(|hay| hay.name.contains(place)), "{place}");
     }
-    for place in ["log (json)", "at the end, ", "state/audit/audit-", "exec"] {
+    for place in [
+        "log (json)",
+        "at the end, ",
+        "state/audit/audit-",
+        "audit export --format fhir, stdout",
+        "exec",
+    ] {
         let is_there = |hay: &Haystack| hay.name.contains(place) && hay.holds_any(&shown);
         assert!(hay.0.iter().any(is_there), "{place}");
     }

@@ -1,12 +1,13 @@
-//! `audit`: whether the log of who was given what is whole.
+//! `audit`: whether the log of who was given what is whole, and the log for other programs.
 
+mod export;
 mod verify;
 
 use std::path::Path;
 
 use super::{CommandResult, Exit, Failure, configured, on_runtime};
 use crate::app;
-use crate::audit::{self, Standing, verify::Found};
+use crate::audit::{self, Audit, Standing, verify::Found};
 use crate::config;
 use crate::store::Store;
 
@@ -21,12 +22,15 @@ pub(super) struct Args {
 enum Command {
     /// Check every row of the log, and name the first that is not as it was written.
     Verify(verify::Args),
+    /// Print the log, as it is or as FHIR R4 `AuditEvent` resources, one a line.
+    Export(export::Args),
 }
 
 /// An open log.
 struct Session {
     settings: config::Audit,
     store: Store,
+    audit: Audit,
     /// How it stood before its files were read: what is written meanwhile is not missed.
     standing: Standing,
 }
@@ -44,15 +48,18 @@ pub(super) fn run(path: &Path, args: Args) -> CommandResult {
         ));
     };
     let store = app::open_store(&config)?;
+    let audit = super::session::audit_of_user(&config, &store);
     on_runtime(async {
         let standing = audit::standing(&store).await;
         let session = Session {
             settings,
+            audit,
             standing: standing.map_err(super::session::state_failure)?,
             store,
         };
         match args.command {
             Command::Verify(args) => verify::run(session, &args).await,
+            Command::Export(args) => export::run(&session, &args).await,
         }
     })
 }

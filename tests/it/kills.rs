@@ -260,7 +260,7 @@ async fn begin(plan: Plan, seed: u64) -> (World, Witnesses) {
         ..Setup::default()
     };
     let world = World::begin(options, setup.clone()).await;
-    setup.more = witnesses.sinks(&world);
+    setup.more = witnesses.sinks(&world) + "\n[audit]\n";
     world.write_config(&setup);
     world.log_in().await;
     for clinic in &world.clinics {
@@ -384,10 +384,10 @@ async fn run(plan: Plan, seed: u64) -> Option<Report> {
     };
     // What a power cut takes away a reader may have read: it was on no disk yet.
     let reader = disk.is_none().then(|| Reader::of(world.log_path()));
-    // No backfill runs here: its point would only be waited for.
+    // No backfill runs here, and no day is removed: their points would only be waited for.
     let points: Vec<String> = crash_points()
         .into_iter()
-        .filter(|point| !point.starts_with("backfill."))
+        .filter(|point| !point.starts_with("backfill.") && point != "audit.before_removal")
         .collect();
     assert!(points.len() >= 8, "{points:?}");
 
@@ -459,6 +459,8 @@ async fn run(plan: Plan, seed: u64) -> Option<Report> {
     eprintln!("{report}");
     if plan.synchronous.is_none() {
         world.assert_exactly_once(&report.issued);
+        world.assert_each_attempt_is_audited();
+        world.assert_whole();
     }
     Some(report)
 }

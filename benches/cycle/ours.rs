@@ -35,7 +35,12 @@ pub(crate) async fn prepare(vendor: &Vendor, first_run: FirstRun) -> Ours {
     };
     let poll =
         format!("first_run = {first:?}\nconcurrency = {OF_A_CLINIC}\ncategories = {CATEGORIES:?}");
-    let ours = Ours(State::prepare(vendor, &poll, "*").await);
+    let is_audited = std::env::args().any(|arg| arg == "--audit");
+    let ours = Ours(if is_audited {
+        State::prepare_with(vendor, &poll, "*", "[audit]").await
+    } else {
+        State::prepare(vendor, &poll, "*").await
+    });
     if first_run == FirstRun::Baseline {
         ours.cycle().await;
     }

@@ -8,19 +8,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::TimeDelta;
+
 use crate::api::Api;
 use crate::api::budget::Budget;
 use crate::clock::SharedClock;
-use crate::config::{self, Bodies, Config};
+use crate::config::{self, Bodies, Config, SinkKind};
 use crate::decide::Rules;
 use crate::domain::{Lane, OrderBy};
 use crate::http::BuildError;
-use crate::ledger::{Ledger, Restored};
+use crate::ledger::{FrameLog, Ledger, Restored};
 use crate::pipeline::{Activity, Handover, Health, OpenSink, Pipeline};
 use crate::route::Routes;
 use crate::schedule::Pace;
-use crate::sinks::{self, AnySink, SharedRecorder, Sink as _};
+use crate::sinks::{self, AnySink, Ports, Sink as _};
 use crate::store::{AcceptedLoss, Host, OpenError, Owner, Place, SealKey, Store, Unavailable};
+use crate::stream::{self, CannotServe};
 use crate::token::Tokens;
 
 /// Why the program cannot start.
@@ -58,6 +61,9 @@ pub enum StartError {
     /// The HTTP client cannot be built.
     #[error(transparent)]
     Http(#[from] BuildError),
+    /// The live subscription cannot be served.
+    #[error(transparent)]
+    Stream(#[from] CannotServe),
     /// Deliveries wait for sinks that the configuration does not name.
     #[error("{}", strangers(.0))]
     Strangers(Vec<(String, u64)>),
@@ -178,7 +184,15 @@ pub async fn open(
         .await?;
     let are_kept = config.state.bodies == Bodies::UntilSettled;
     ledger.keep_bodies(are_kept).await?;
-    let recorder: SharedRecorder = Arc::new(ledger.clone());
+    let ports = Ports::of(ledger.clone());
+    for sink in &config.sinks {
+        if let SinkKind::Stream(kept) = &sink.kind {
+            let retain = TimeDelta::from_std(kept.retain).unwrap_or(TimeDelta::MAX);
+            ledger
+                .keep_frames(retain, kept.keeps_bodies, clock.now())
+                .await?;
+        }
+    }
     let mut sinks = Vec::with_capacity(config.sinks.len());
     for sink in &config.sinks {
         let Some(id) = ids.get(&sink.name) else {
@@ -197,7 +211,7 @@ pub async fn open(
                 sink,
                 &config.http,
                 &config.state.directory,
-                &recorder,
+                &ports,
                 &config.enrich,
             )?,
             wake: tokio::sync::Notify::new(),
@@ -237,6 +251,33 @@ pub async fn open(
         in_flight: config.poll.concurrency,
         activity: Activity::default(),
     }))
+}
+
+/// Opens the live subscription of a pipeline, if there is to be one: it listens, and answers when it is run.
+pub async fn open_stream(
+    config: &Config,
+    owner: &Owner,
+    pipeline: &Pipeline,
+    timing: stream::Timing,
+) -> Result<Option<stream::Server>, StartError> {
+    let sink = pipeline.sinks.iter().find_map(|open| {
+        if let AnySink::Stream(sink) = &open.sink {
+            Some(sink)
+        } else {
+            None
+        }
+    });
+    let (Some(settings), Some(sink)) = (&config.stream, sink) else {
+        return Ok(None);
+    };
+    let tokens = settings.tokens.iter().enumerate();
+    let tokens = tokens
+        .map(|(index, token)| secret(&format!("stream.tokens[{index}].token"), token.token.read()));
+    let tokens = tokens.collect::<Result<_, _>>()?;
+    let log = FrameLog::open(owner.store())?;
+    let server =
+        stream::Server::open(settings, tokens, &config.clinics, log, sink.bell(), timing).await?;
+    Ok(Some(server))
 }
 
 fn report_restored(restored: Restored) {

@@ -4,7 +4,7 @@
 //! works and is on disk; [`api`] asks under one budget; [`list`] reads a page; [`route`] names the sinks; [`ledger`]
 //! admits each id once; [`fetch`] brings the detail; [`deliver`] hands it to one of the [`sinks`]; [`decide`] says what
 //! the outcome means; the ledger settles it. [`pipeline`] alone knows that order, [`app`] puts the parts together, and
-//! [`cli`] is what people type. [`simulator`] plays Fullscript for all of it.
+//! [`cli`] is what people type; [`stream`] tells subscribers. [`simulator`] plays Fullscript for all of it.
 //!
 //! `ARCHITECTURE.md` has the picture, the numbered invariants and three walks through the code.
 
@@ -31,4 +31,5 @@ pub mod schedule;
 pub mod simulator;
 pub mod sinks;
 pub mod store;
+pub mod stream;
 pub mod token;

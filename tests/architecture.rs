@@ -87,6 +87,10 @@ fn each_step_imports_nouns_and_its_own_port() {
         ("ledger", &["breaker", "decide", "domain", "sinks", "store"]),
         ("store", &[]),
         (
+            "stream",
+            &["config", "domain", "format", "ledger", "sinks", "store"],
+        ),
+        (
             "token",
             &[
                 "api", "clock", "config", "crash", "domain", "format", "http", "store",

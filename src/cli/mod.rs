@@ -98,6 +98,7 @@ impl From<StartError> for Failure {
             StartError::Secret { .. }
             | StartError::Sink(_)
             | StartError::Http(_)
+            | StartError::Stream(_)
             | StartError::Strangers(_) => Exit::Config,
         };
         Self::new(exit, error)

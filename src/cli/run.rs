@@ -18,6 +18,7 @@ use crate::observe::watchdog;
 use crate::pipeline::{Ended, Pipeline, Scope};
 use crate::schedule::{self, Nudges};
 use crate::store::{AcceptedLoss, OpenError, Owner, Pulse};
+use crate::stream::Timing;
 use crate::token::{self, State};
 
 /// How often a state directory that cannot be used is tried again.
@@ -72,6 +73,13 @@ async fn daemon(
     let Some((owner, pipeline)) = open(config, &clock, lifecycle, accepted).await? else {
         return Ok(Exit::Done);
     };
+    let stream = app::open_stream(config, &owner, &pipeline, Timing::default()).await?;
+    if let Some(stream) = stream {
+        if let Ok(address) = stream.address() {
+            tracing::info!(%address, "the live subscription listens");
+        }
+        lifecycle.spawn(stream.run(lifecycle.soft().clone()));
+    }
     let nudges = Nudges::default();
     let mut scheduler = schedule::start(&nudges)
         .await

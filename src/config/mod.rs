@@ -13,6 +13,7 @@ mod load;
 mod presets;
 mod problem;
 mod secret;
+mod stream;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ pub use self::load::{Loaded, load, parse};
 pub use self::presets::environments;
 pub use self::problem::{Invalid, Problem};
 pub use self::secret::{KeyBytes, Unreadable, shell_word};
+pub use self::stream::{EntitySelection, Phi, STREAM, Stream, StreamSink, StreamToken};
 use crate::domain::{Category, ClinicId, ClinicName, JsonPath, OrderBy, Patterns, SinkName};
 
 /// A checked configuration.
@@ -48,6 +50,8 @@ pub struct Config {
     pub sinks: Vec<Sink>,
     /// What is said of events beside what the vendor says. Shared by whoever writes a body.
     pub enrich: Arc<Enrich>,
+    /// The live subscription, if there is one; as a sink it is the last of `sinks`.
+    pub stream: Option<Stream>,
 }
 
 impl Config {
@@ -85,6 +89,11 @@ impl Config {
                     add("challenge", challenge, Holds::Text);
                 }
             }
+        }
+        let tokens = self.stream.iter().flat_map(|stream| &stream.tokens);
+        for (index, token) in tokens.enumerate() {
+            let key = format!("stream.tokens[{index}].token");
+            secrets.push((key, &token.token, Holds::Token));
         }
         secrets
     }
@@ -282,6 +291,8 @@ pub enum SinkKind {
     Exec(ExecSink),
     /// An HTTP POST per event.
     Webhook(Box<WebhookSink>),
+    /// Frames of the live subscription: the one sink that `[stream]` is.
+    Stream(StreamSink),
 }
 
 impl SinkKind {
@@ -293,6 +304,7 @@ impl SinkKind {
             Self::Sqlite(_) => "sqlite",
             Self::Exec(_) => "exec",
             Self::Webhook(_) => "webhook",
+            Self::Stream(_) => "stream",
         }
     }
 }

@@ -20,7 +20,7 @@ pub use ids::{ClinicId, ClinicName, EventId, IdError, Lane, SinkName};
 pub use json_path::{JsonPath, JsonPathError, Step};
 pub use metadata::Metadata;
 pub use names::Operation;
-pub use order::{OrderBy, patient_of};
+pub use order::{OrderBy, entity_of, patient_of};
 pub use output::Output;
 pub use pattern::{Judgement, Pattern, PatternError, Patterns};
 pub use sweep::{ListDigest, Sweep};

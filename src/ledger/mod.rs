@@ -22,6 +22,7 @@
 mod choice;
 mod clocks;
 mod details;
+mod frames;
 mod intake;
 mod jobs;
 mod lanes;
@@ -46,6 +47,7 @@ use crate::store::{Epoch, Store};
 pub use choice::{Choice, DeliveryFilter, DeliveryOf};
 pub use clocks::{Doubt, Heard, Watch};
 pub use details::{Detail, Fetched, Owed, Owing, Taker};
+pub use frames::{Extent, FrameLog, FramePage, FrameRow};
 pub use intake::{Admitted, Found, Page, Progress};
 pub use jobs::{Asked, Job, JobLane, JobRequest, JobTotals};
 pub use lanes::{LaneState, SweepEnd};

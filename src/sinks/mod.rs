@@ -10,8 +10,10 @@ mod file;
 mod owned_file;
 mod sqlite;
 mod stdout;
+mod stream;
 mod webhook;
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -26,6 +28,7 @@ pub use exec::ExecSink;
 pub use file::FileSink;
 pub use sqlite::SqliteSink;
 pub use stdout::{StdoutError, StdoutSink};
+pub use stream::{Frames, NewFrame, SharedFrames, StreamSink, id_digest};
 pub use webhook::{Secrets, Signing, WebhookError, WebhookSink};
 
 /// A sink that cannot go on until a person has looked: its deliveries wait, other sinks run on. The text says what
@@ -80,6 +83,16 @@ pub type SharedRecorder = Arc<dyn Recorder>;
 /// Records nothing: for an attempt of which the ledger knows nothing.
 pub struct Unrecorded;
 
+impl Frames for Unrecorded {
+    fn append(&self, _: Vec<NewFrame>) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(std::future::ready(Err("nothing is recorded".to_owned())))
+    }
+
+    fn shown(&self, _: Vec<DeliveryId>) -> BoxFuture<'_, Result<HashSet<DeliveryId>, String>> {
+        Box::pin(std::future::ready(Ok(HashSet::new())))
+    }
+}
+
 impl Recorder for Unrecorded {
     fn record(&self, _: DeliveryId, _: u32, _: Output) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
@@ -87,6 +100,26 @@ impl Recorder for Unrecorded {
 
     fn recorded(&self, _: DeliveryId, _: u32) -> BoxFuture<'_, Output> {
         Box::pin(std::future::ready(Output::default()))
+    }
+}
+
+/// What a sink is lent of the ledger, which it never sees.
+#[derive(Clone)]
+pub struct Ports {
+    /// Where programs' words go.
+    pub recorder: SharedRecorder,
+    /// Where the stream's frames go.
+    pub frames: SharedFrames,
+}
+
+impl Ports {
+    /// Of whoever keeps both.
+    pub fn of(keeper: impl Recorder + Frames) -> Self {
+        let keeper = Arc::new(keeper);
+        Self {
+            recorder: Arc::<_>::clone(&keeper) as SharedRecorder,
+            frames: keeper,
+        }
     }
 }
 

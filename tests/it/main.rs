@@ -43,6 +43,7 @@ mod sinks;
 mod sqlite;
 mod standard;
 mod stepped;
+mod stream;
 mod systemd;
 mod webhook;
 mod witnesses;

@@ -7,6 +7,7 @@ mod enrich;
 mod matches;
 mod poll;
 mod sinks;
+mod stream;
 mod values;
 
 use toml::de::DeTable;
@@ -24,7 +25,8 @@ pub(super) fn config<'a>(report: &'a Report<'a>, document: &'a DeTable<'a>) -> O
     let poll = poll::read(&root.section("poll"), servers);
     let clinics = clinics::read(&root, &poll.categories, servers);
     let bodies = state.as_ref().map(|state| state.bodies);
-    let sinks = sinks::read(&root, &clinics, bodies);
+    let stream = stream::read(&root, &clinics, bodies);
+    let sinks = sinks::read(&root, &clinics, bodies, &stream);
     let enrich = enrich::read(&root, &clinics);
     root.finish();
     Some(Config {
@@ -35,6 +37,7 @@ pub(super) fn config<'a>(report: &'a Report<'a>, document: &'a DeTable<'a>) -> O
         clinics: clinics.clinics,
         sinks,
         enrich: enrich.into(),
+        stream: stream.stream,
     })
 }
 

@@ -239,7 +239,7 @@ fn every_problem_is_told_at_once_and_no_secret_is_shown() {
 
     polling (line 59)
       found:  an unknown key
-      wanted: one of app, clinics, enrich, http, poll, sinks, state
+      wanted: one of app, clinics, enrich, http, poll, sinks, state, stream
     "#);
 }
 

@@ -1,0 +1,58 @@
+//! What a client sees when all is well.
+
+use fullscript_events::simulator::Options;
+use serde_json::json;
+
+use super::client::text;
+use super::setting::{ALL, IDS, Streaming};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_reaches_every_kind_of_client() {
+    let streaming = Streaming::begin(Options::default(), "").await;
+    let before = streaming.make(3, "patient.created");
+    let daemon = streaming.daemon();
+    let mut sse = streaming.sse("?after=oldest", ALL, None).await;
+    let connected = sse.frame().await.unwrap();
+    assert_eq!(connected["status"], "CONNECTED");
+    assert_eq!(connected["phi"], "full");
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        seen.push(text(&sse.event().await, "eventId").to_owned());
+    }
+    seen.sort();
+    let mut expected = before.clone();
+    expected.sort();
+    assert_eq!(seen, expected);
+    // iCure's first frame, exactly.
+    let mut socket = streaming
+        .socket(
+            ALL,
+            r#"{"eventTypes":["CREATE"],"entityClass":"org.taktik.icure.entities.Patient","filter":{"filter":{"$type":"ByNameFilter","pattern":"*"}}}"#,
+        )
+        .await;
+    assert_eq!(socket.frame().await["status"], "CONNECTED");
+    assert_eq!(socket.frame().await["status"], "CAUGHT_UP");
+    let id = streaming.make(1, "patient.created").remove(0);
+    let by_sse = sse.event().await;
+    let by_socket = socket.event().await;
+    assert_eq!(by_sse, by_socket);
+    assert_eq!(by_sse["eventId"], json!(id));
+    assert_eq!(by_sse["eventType"], "CREATE");
+    assert_eq!(by_sse["entityClass"], "Patient");
+    assert_eq!(by_sse["clinic"], "oak");
+    assert!(by_sse["entity"]["patient"]["id"].is_string());
+    let (status, all) = streaming.answer("/v1/events?limit=3", IDS.into()).await;
+    assert_eq!(status, 200, "{all}");
+    assert_eq!(all["events"].as_array().unwrap().len(), 3);
+    assert_eq!(all["more"], true);
+    assert!(all["events"][0].get("entity").is_none());
+    let next = format!("/v1/events?after={}", text(&all, "next"));
+    let (_, rest) = streaming.answer(&next, ALL.into()).await;
+    assert_eq!(rest["events"], json!([by_sse]));
+    assert_eq!(rest["more"], false);
+    assert_eq!(rest["next"], by_sse["seq"]);
+    assert!(daemon.stop().success());
+    assert_eq!(sse.status("CLOSED").await["reason"], "Shutdown");
+    let (code, last) = socket.closed().await;
+    assert_eq!((code, text(&last, "reason")), (1001, "Shutdown"));
+}

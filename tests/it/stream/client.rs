@@ -1,0 +1,228 @@
+//! Clients: server-sent events, WebSocket, plain catch-up.
+
+use std::time::Duration;
+
+use fullscript_events::http;
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use super::setting::Streaming;
+use crate::binary::LIMIT;
+
+fn http_client() -> reqwest::Client {
+    http::builder(&fullscript_events::config::Http::default(), LIMIT)
+        .unwrap()
+        .timeout(Duration::from_mins(5))
+        .build()
+        .unwrap()
+}
+
+/// A subscriber by SSE.
+pub(crate) struct Sse {
+    response: reqwest::Response,
+    buffer: String,
+    /// Everything that came, as it came.
+    pub(crate) raw: String,
+    /// The last id, as a browser keeps it.
+    pub(crate) last_id: Option<String>,
+}
+
+pub(crate) enum Got {
+    Frame(Value),
+    Comment,
+}
+
+impl Streaming {
+    pub(crate) async fn get(&self, path: &str, token: Option<&str>) -> reqwest::Response {
+        let mut request = http_client().get(self.url(path));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        request.send().await.unwrap()
+    }
+
+    /// Status and body of an answer.
+    pub(crate) async fn answer(&self, path: &str, token: Option<&str>) -> (u16, Value) {
+        let response = self.get(path, token).await;
+        let status = response.status().as_u16();
+        let text = response.text().await.unwrap();
+        (
+            status,
+            serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        )
+    }
+
+    pub(crate) async fn sse(&self, query: &str, token: &str, last_id: Option<&str>) -> Sse {
+        let mut request = http_client()
+            .get(self.url(&format!("/v1/stream{query}")))
+            .bearer_auth(token);
+        if let Some(id) = last_id {
+            request = request.header("last-event-id", id);
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Sse {
+            response,
+            buffer: String::new(),
+            raw: String::new(),
+            last_id: last_id.map(str::to_owned),
+        }
+    }
+
+    pub(crate) async fn socket(&self, token: &str, first: &str) -> Socket {
+        let mut request = format!("ws://{}/v1/subscribe", self.address)
+            .into_client_request()
+            .unwrap();
+        let value = format!("Bearer {token}").parse().unwrap();
+        request.headers_mut().insert("authorization", value);
+        let (mut socket, _) = connect_async(request).await.unwrap();
+        socket.send(Message::text(first)).await.unwrap();
+        Socket {
+            wire: socket,
+            raw: String::new(),
+            pings: 0,
+        }
+    }
+}
+
+impl Sse {
+    /// The next frame or comment; `None` at the end, however it came.
+    pub(crate) async fn next(&mut self) -> Option<Got> {
+        loop {
+            if let Some((block, rest)) = self.buffer.split_once("\n\n") {
+                let (block, rest) = (block.to_owned(), rest.to_owned());
+                self.buffer = rest;
+                if block.starts_with(':') {
+                    return Some(Got::Comment);
+                }
+                let field = |name: &str| {
+                    let lines = block.lines();
+                    let mut lines = lines;
+                    lines.find_map(|line| line.strip_prefix(name))
+                };
+                self.last_id = field("id: ").map(str::to_owned);
+                let frame: Value = serde_json::from_str(field("data: ").unwrap()).unwrap();
+                assert_eq!(frame["type"].as_str(), field("event: "));
+                assert_eq!(frame["seq"].as_str(), field("id: "));
+                return Some(Got::Frame(frame));
+            }
+            let chunk = tokio::time::timeout(LIMIT, self.response.chunk());
+            let chunk = chunk.await.unwrap().ok().flatten()?;
+            let text = std::str::from_utf8(&chunk).unwrap();
+            self.buffer += text;
+            self.raw += text;
+        }
+    }
+
+    /// The next frame.
+    pub(crate) async fn frame(&mut self) -> Option<Value> {
+        loop {
+            match self.next().await? {
+                Got::Frame(frame) => return Some(frame),
+                Got::Comment => {}
+            }
+        }
+    }
+
+    /// The next event; fails if it ends before.
+    pub(crate) async fn event(&mut self) -> Value {
+        loop {
+            let frame = self.frame().await.unwrap();
+            if frame["type"] == "event" {
+                return frame;
+            }
+        }
+    }
+
+    /// Reads until this status; gives it.
+    pub(crate) async fn status(&mut self, status: &str) -> Value {
+        loop {
+            let frame = self.frame().await.unwrap();
+            if frame["status"] == status {
+                return frame;
+            }
+        }
+    }
+}
+
+/// A subscriber by WebSocket.
+pub(crate) struct Socket {
+    pub(crate) wire: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    pub(crate) raw: String,
+    pub(crate) pings: usize,
+}
+
+pub(crate) enum Heard {
+    Frame(Value),
+    /// With this code and reason; 0 without.
+    Closed(u16, String),
+}
+
+impl Socket {
+    /// The next frame. Pings are answered and counted.
+    pub(crate) async fn next(&mut self) -> Heard {
+        loop {
+            let message = tokio::time::timeout(LIMIT, self.wire.next()).await;
+            match message.unwrap() {
+                Some(Ok(Message::Text(text))) if text.as_str() == "ping" => {
+                    self.pings += 1;
+                    // It may be closing.
+                    self.wire.send(Message::text("pong")).await.ok();
+                }
+                Some(Ok(Message::Text(text))) => {
+                    self.raw += text.as_str();
+                    if text.as_str() != "pong" {
+                        return Heard::Frame(serde_json::from_str(text.as_str()).unwrap());
+                    }
+                }
+                Some(Ok(Message::Close(Some(frame)))) => {
+                    return Heard::Closed(frame.code.into(), frame.reason.to_string());
+                }
+                Some(Ok(Message::Close(None))) | None => return Heard::Closed(0, String::new()),
+                Some(Err(tungstenite::Error::ConnectionClosed)) => {
+                    return Heard::Closed(0, String::new());
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => panic!("{error}"),
+            }
+        }
+    }
+
+    pub(crate) async fn frame(&mut self) -> Value {
+        match self.next().await {
+            Heard::Frame(frame) => frame,
+            Heard::Closed(code, reason) => panic!("closed: {code} {reason}"),
+        }
+    }
+
+    pub(crate) async fn event(&mut self) -> Value {
+        loop {
+            let frame = self.frame().await;
+            if frame["type"] == "event" {
+                return frame;
+            }
+        }
+    }
+
+    /// The code that it is closed with, and the last frame before.
+    pub(crate) async fn closed(&mut self) -> (u16, Value) {
+        let mut last = Value::Null;
+        loop {
+            match self.next().await {
+                Heard::Frame(frame) => last = frame,
+                Heard::Closed(code, _) => return (code, last),
+            }
+        }
+    }
+}
+
+pub(crate) fn text<'a>(frame: &'a Value, key: &str) -> &'a str {
+    frame[key]
+        .as_str()
+        .unwrap_or_else(|| panic!("{frame}: no {key}"))
+}

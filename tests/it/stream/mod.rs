@@ -1,0 +1,5 @@
+//! The live subscription, over the wire.
+
+mod basics;
+mod client;
+mod setting;

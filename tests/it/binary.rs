@@ -182,6 +182,11 @@ impl Running {
         said[said.len().saturating_sub(60)..].join("\n")
     }
 
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Its number.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()

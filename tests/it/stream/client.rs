@@ -6,8 +6,8 @@ use fullscript_events::http;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::Value;
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use super::setting::Streaming;
@@ -38,11 +38,19 @@ pub(crate) enum Got {
 
 impl Streaming {
     pub(crate) async fn get(&self, path: &str, token: Option<&str>) -> reqwest::Response {
+        self.try_get(path, token).await.unwrap()
+    }
+
+    pub(crate) async fn try_get(
+        &self,
+        path: &str,
+        token: Option<&str>,
+    ) -> Option<reqwest::Response> {
         let mut request = http_client().get(self.url(path));
         if let Some(token) = token {
             request = request.bearer_auth(token);
         }
-        request.send().await.unwrap()
+        request.send().await.ok()
     }
 
     /// Status and body of an answer.
@@ -57,36 +65,51 @@ impl Streaming {
     }
 
     pub(crate) async fn sse(&self, query: &str, token: &str, last_id: Option<&str>) -> Sse {
+        self.try_sse(query, token, last_id).await.unwrap()
+    }
+
+    /// `None`: nobody listens.
+    pub(crate) async fn try_sse(
+        &self,
+        query: &str,
+        token: &str,
+        last_id: Option<&str>,
+    ) -> Option<Sse> {
         let mut request = http_client()
             .get(self.url(&format!("/v1/stream{query}")))
             .bearer_auth(token);
         if let Some(id) = last_id {
             request = request.header("last-event-id", id);
         }
-        let response = request.send().await.unwrap();
+        let response = request.send().await.ok()?;
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Sse {
+        Some(Sse {
             response,
             buffer: String::new(),
             raw: String::new(),
             last_id: last_id.map(str::to_owned),
-        }
+        })
     }
 
     pub(crate) async fn socket(&self, token: &str, first: &str) -> Socket {
+        self.try_socket(token, first).await.unwrap()
+    }
+
+    /// `None`: nobody listens.
+    pub(crate) async fn try_socket(&self, token: &str, first: &str) -> Option<Socket> {
         let mut request = format!("ws://{}/v1/subscribe", self.address)
             .into_client_request()
             .unwrap();
         let value = format!("Bearer {token}").parse().unwrap();
         request.headers_mut().insert("authorization", value);
-        let (mut socket, _) = connect_async(request).await.unwrap();
-        socket.send(Message::text(first)).await.unwrap();
-        Socket {
+        let (mut socket, _) = connect_async(request).await.ok()?;
+        socket.send(Message::text(first)).await.ok()?;
+        Some(Socket {
             wire: socket,
             raw: String::new(),
             pings: 0,
-        }
+        })
     }
 }
 
@@ -183,12 +206,10 @@ impl Socket {
                 Some(Ok(Message::Close(Some(frame)))) => {
                     return Heard::Closed(frame.code.into(), frame.reason.to_string());
                 }
-                Some(Ok(Message::Close(None))) | None => return Heard::Closed(0, String::new()),
-                Some(Err(tungstenite::Error::ConnectionClosed)) => {
+                Some(Ok(Message::Close(None)) | Err(_)) | None => {
                     return Heard::Closed(0, String::new());
                 }
                 Some(Ok(_)) => {}
-                Some(Err(error)) => panic!("{error}"),
             }
         }
     }

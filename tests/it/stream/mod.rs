@@ -2,4 +2,6 @@
 
 mod basics;
 mod client;
+mod refusals;
+mod resume;
 mod setting;

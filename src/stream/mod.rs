@@ -41,7 +41,7 @@ use self::listener::Bounded;
 use self::server::Shared;
 use self::subscribe::Grant;
 use self::tokens::Tokens;
-use crate::config::{self, Clinic};
+use crate::config::{self, Clinic, Phi};
 use crate::domain::ClinicId;
 use crate::ledger::FrameLog;
 use crate::store::Unavailable;
@@ -95,7 +95,12 @@ impl Server {
             name: token.name.clone(),
             clinics: token.clinics.clone(),
             entities: token.entities.clone(),
-            phi: token.phi,
+            // Who may see more than is kept is told what there is.
+            phi: if settings.keeps_bodies {
+                token.phi
+            } else {
+                Phi::Ids
+            },
         });
         let tokens = Tokens::new(tokens.into_iter().zip(grants).collect())?;
         let address = settings.listen;

@@ -2,6 +2,7 @@
 
 mod basics;
 mod client;
+mod health_data;
 mod refusals;
 mod resume;
 mod setting;

@@ -2,7 +2,10 @@
 
 mod basics;
 mod client;
+mod expired;
 mod health_data;
+mod life;
+mod many;
 mod refusals;
 mod resume;
 mod setting;

@@ -3,8 +3,11 @@
 //! Whoever follows stands at a position and asks the ring for what is behind it. The ring answers only where it has all
 //! of it; else it says so, and the asker reads pages of the ledger, or is too slow and closed. So there is neither gap
 //! nor repetition where the one way of reading meets the other.
+//!
+//! Before frames leave the ring that a follower has not taken, the followers get a moment: a burst would otherwise overrun
+//! a thousand clients that are well. Who takes nothing even then is left behind.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +22,8 @@ use crate::store::Unavailable;
 pub(super) const PAGE: usize = 256;
 /// What the ring holds at most, in bytes, however many frames that are; but always the newest.
 const LARGEST_RING: usize = 32 << 20;
+/// So long frames that would be pushed out of the ring wait for a follower that has not taken them.
+const GRACE: Duration = Duration::from_secs(1);
 /// The bell is the owner's own and is always rung; this covers a read that has failed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(2);
 
@@ -29,6 +34,9 @@ struct Ring {
     floor: i64,
     size: usize,
     most: usize,
+    /// How far each follower is.
+    followers: HashMap<u64, i64>,
+    next_follower: u64,
 }
 
 /// Some of what was asked for is not in the ring any more, or never was.
@@ -47,6 +55,18 @@ impl Ring {
         }
     }
 
+    /// Whether somebody who follows would be left behind by so many more frames.
+    fn is_needed(&self, more: usize) -> bool {
+        let too_many = (self.frames.len() + more).saturating_sub(self.most);
+        let last_out = too_many
+            .checked_sub(1)
+            .and_then(|last| self.frames.get(last));
+        last_out.is_some_and(|last| {
+            let mut positions = self.followers.values();
+            positions.any(|position| (self.floor..last.seq).contains(position))
+        })
+    }
+
     fn after(&self, position: i64, limit: usize) -> Result<Vec<Arc<Frame>>, Behind> {
         if position < self.floor {
             return Err(Behind);
@@ -63,6 +83,47 @@ pub(super) struct Hub {
     pub(super) epoch: String,
     ring: Mutex<Ring>,
     head: watch::Sender<i64>,
+    /// Rung when a follower has taken something, or is gone.
+    taken: Notify,
+}
+
+/// One who follows the ring. The ring waits a moment for it, and forgets it when it is dropped.
+pub(super) struct Follower {
+    hub: Arc<Hub>,
+    number: u64,
+    news: watch::Receiver<i64>,
+}
+
+impl Follower {
+    /// At most `limit` frames behind `position`, if the ring has all that are behind it. Those up to `position` were
+    /// taken.
+    pub(super) fn after(&mut self, position: i64, limit: usize) -> Result<Vec<Arc<Frame>>, Behind> {
+        self.news.mark_unchanged();
+        let mut ring = self.hub.locked();
+        let found = ring.after(position, limit);
+        // Who still reads the ledger is waited for by nobody.
+        if found.is_ok() {
+            ring.followers.insert(self.number, position);
+        } else {
+            ring.followers.remove(&self.number);
+        }
+        drop(ring);
+        self.hub.taken.notify_one();
+        found
+    }
+
+    /// Returns when there is something newer than at the last [`Follower::after`].
+    pub(super) async fn news(&mut self) {
+        // Its sender lives as long as the hub.
+        self.news.changed().await.ok();
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.hub.locked().followers.remove(&self.number);
+        self.hub.taken.notify_one();
+    }
 }
 
 impl Hub {
@@ -76,9 +137,13 @@ impl Hub {
                 frames: VecDeque::new(),
                 floor: head,
                 size: 0,
-                most,
+                // The newest page comes on top of what one may be behind.
+                most: most + PAGE,
+                followers: HashMap::new(),
+                next_follower: 0,
             }),
             head: watch::Sender::new(head),
+            taken: Notify::new(),
         })
     }
 
@@ -86,14 +151,30 @@ impl Hub {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells of every newer frame, by the newest number in the ring.
-    pub(super) fn follow(&self) -> watch::Receiver<i64> {
-        self.head.subscribe()
+    /// One more who follows.
+    pub(super) fn follow(self: &Arc<Self>) -> Follower {
+        let mut ring = self.locked();
+        ring.next_follower += 1;
+        Follower {
+            hub: Arc::clone(self),
+            number: ring.next_follower,
+            news: self.head.subscribe(),
+        }
     }
 
-    /// At most `limit` frames behind `position`, if the ring has all that are behind it.
-    pub(super) fn after(&self, position: i64, limit: usize) -> Result<Vec<Arc<Frame>>, Behind> {
-        self.locked().after(position, limit)
+    /// Returns when so many more frames leave nobody behind, or when it has been long enough.
+    async fn make_room(&self, more: usize) {
+        let room = async {
+            loop {
+                let taken = self.taken.notified();
+                if !self.locked().is_needed(more) {
+                    return;
+                }
+                taken.await;
+            }
+        };
+        // Who has taken nothing all this time is too slow.
+        drop(tokio::time::timeout(GRACE, room).await);
     }
 
     /// Puts new frames into the ring, until it is stopped.
@@ -125,6 +206,7 @@ impl Hub {
             Arc::new(Frame::new(&self.epoch, row, Facts::of(row), body.as_ref()))
         });
         let frames: Vec<_> = frames.collect();
+        self.make_room(frames.len()).await;
         {
             let mut ring = self.locked();
             for frame in frames {

@@ -34,6 +34,9 @@ use crate::ledger::Extent;
 /// The largest subscribe frame, in bytes. Of an address the HTTP parser takes no more either.
 const LARGEST_FRAME: usize = 64 << 10;
 
+/// What a WebSocket reads and gathers at a time, in bytes.
+const SOCKET_BUFFER: usize = 4 << 10;
+
 /// How often things are said, and how long is waited. A test has no minute.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
@@ -185,7 +188,10 @@ async fn subscribe(
     let of_task = shared.sockets.token();
     let upgrade = upgrade
         .max_message_size(LARGEST_FRAME)
-        .max_frame_size(LARGEST_FRAME);
+        .max_frame_size(LARGEST_FRAME)
+        // A thousand clients that only listen: what they say is short.
+        .read_buffer_size(SOCKET_BUFFER)
+        .write_buffer_size(SOCKET_BUFFER);
     Ok(upgrade.on_upgrade(move |socket| async move {
         ws::serve(shared, grant, socket).await;
         drop(of_task);

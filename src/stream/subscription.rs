@@ -9,13 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::cursor;
 use super::frame::{self, Facts, Frame, Status, Text};
-use super::hub::{Behind, Hub, PAGE};
+use super::hub::{Behind, Follower, Hub, PAGE};
 use super::presence::Presence;
 use super::subscribe::Wanted;
 use crate::ledger::FrameRow;
@@ -100,7 +99,7 @@ pub(super) struct Subscription {
     said: i64,
     /// What waits to be said, and the position that it brings the client to.
     waiting: VecDeque<(i64, Text)>,
-    news: watch::Receiver<i64>,
+    follower: Follower,
     pings: Interval,
     stop: CancellationToken,
     _presence: Presence,
@@ -130,7 +129,7 @@ impl Subscription {
             said: position,
             follows: false,
             waiting: VecDeque::from([(position, frame::status(first, &cursor, phi, None))]),
-            news: hub.follow(),
+            follower: hub.follow(),
             pings,
             stop: stop.clone(),
             _presence: presence,
@@ -152,12 +151,10 @@ impl Subscription {
                 self.said = position;
                 return Said::Text(text);
             }
-            self.news.mark_unchanged();
-            match self.hub.after(self.position, SHARE) {
+            match self.follower.after(self.position, SHARE) {
                 Ok(frames) if frames.is_empty() && self.follows => {
                     tokio::select! {
-                        // Its sender lives as long as the hub.
-                        _ = self.news.changed() => {}
+                        () = self.follower.news() => {}
                         () = self.stop.cancelled() => {}
                         _ = self.pings.tick() => {
                             self.tell_position();

@@ -128,12 +128,11 @@ async fn a_filter_that_lets_nothing_through_still_moves_the_cursor() {
     let begun = sse.status("CAUGHT_UP").await;
     serving.streaming.make(3, "patient.created");
     serving.cycle().await;
-    let moved = sse.status("CAUGHT_UP").await;
-    assert_ne!(moved["seq"], begun["seq"]);
-    let path = format!("/v1/events?after={}", text(&moved, "seq"));
-    let (_, answer) = serving.streaming.answer(&path, Some(ALL)).await;
-    assert_eq!(answer["events"], Value::Array(Vec::new()));
-    assert_eq!(answer["more"], false);
+    let (_, all) = serving.streaming.answer("/v1/events", Some(ALL)).await;
+    assert_eq!(all["events"].as_array().unwrap().len(), 3);
+    assert_ne!(all["next"], begun["seq"]);
+    // A sign of life may have come between two of them.
+    while sse.status("CAUGHT_UP").await["seq"] != all["next"] {}
     // Signs of life are comments here.
     let mut comments = 0;
     while comments < 3 {

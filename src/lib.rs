@@ -6,7 +6,7 @@
 //! the outcome means; the ledger settles it. [`pipeline`] alone knows that order, [`app`] puts the parts together, and
 //! [`cli`] is what people type; [`stream`] tells subscribers. [`simulator`] plays Fullscript for all of it.
 //!
-//! `ARCHITECTURE.md` has the picture, the numbered invariants and three walks through the code.
+//! `ARCHITECTURE.md` has the picture, the numbered invariants and four walks through the code.
 
 pub mod api;
 pub mod app;

@@ -36,6 +36,7 @@ use crate::app::StartError;
 use crate::config::{self as configuration, Config};
 use crate::observe::{self, LogFormat};
 use crate::store::OpenError;
+use crate::stream::CannotServe;
 
 /// Where the configuration is unless somebody says otherwise.
 const DEFAULT_CONFIG: &str = "/etc/fullscript-events/config.toml";
@@ -95,10 +96,13 @@ impl From<StartError> for Failure {
             StartError::State(_) | StartError::OtherHost { .. } | StartError::Ledger(_) => {
                 Exit::State
             }
+            // Whoever listens there may go away: a restart mends it.
+            StartError::Stream(CannotServe::Listen { .. }) => Exit::Unavailable,
+            StartError::Stream(CannotServe::Ledger(_)) => Exit::State,
             StartError::Secret { .. }
             | StartError::Sink(_)
             | StartError::Http(_)
-            | StartError::Stream(_)
+            | StartError::Stream(CannotServe::Tokens(_))
             | StartError::Strangers(_) => Exit::Config,
         };
         Self::new(exit, error)

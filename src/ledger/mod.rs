@@ -16,6 +16,7 @@
 //! 9. Of a key that a sink keeps in order at most one delivery is claimed or may be (see `order`).
 //! 10. What a program has said is kept, sealed, only while its delivery is neither done nor skipped.
 //! 11. What a parked delivery waits for is kept exactly while it is parked, and a clinic's pause as long as one waits for it.
+//! 12. A delivery to the stream has one frame at most; see `frames` for their numbers.
 //!
 //! There is no recovery code: what a crash leaves are rows that the next pass takes up by the same lines.
 

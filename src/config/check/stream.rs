@@ -209,3 +209,6 @@ fn entities(field: &Field<'_>) -> Option<EntitySelection> {
         EntitySelection::Named(names)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::client::text;
 use super::setting::{ALL, Streaming};
-use crate::binary::Running;
+use crate::binary::{Running, was_killed};
 
 /// Everything that is kept, with the daemon that serves it.
 async fn all_of(streaming: &Streaming, count: usize) -> (Running, Vec<Value>) {
@@ -103,4 +103,25 @@ async fn a_cursor_of_a_ledger_that_was_restored_since_is_refused() {
     let (_, again) = streaming.answer("/v1/events", Some(ALL)).await;
     assert_eq!(again["events"][0], served[0]);
     assert!(daemon.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_whose_delivery_is_not_settled_is_not_forgotten() {
+    let streaming = Streaming::begin(Options::default(), "").await;
+    streaming.make(4, "patient.created");
+    let mut dying = streaming.world.daemon_dying_at("stream.appended");
+    assert!(was_killed(dying.wait()));
+    let frames = || {
+        let c = rusqlite::Connection::open(streaming.world.ledger_path()).unwrap();
+        c.execute("UPDATE frame SET kept_until = 0", ()).unwrap();
+        c.query_row("SELECT count(*) FROM frame", (), |row| row.get::<_, i64>(0))
+            .unwrap()
+    };
+    let made = frames();
+    assert!(made > 0);
+    // It would be made a second time.
+    let (daemon, events) = all_of(&streaming, 4).await;
+    assert!(text(&events[0], "seq").ends_with("-1"), "{}", events[0]);
+    assert!(daemon.stop().success());
+    assert_eq!(frames(), 4);
 }

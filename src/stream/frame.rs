@@ -146,6 +146,17 @@ impl Frame {
         }
     }
 
+    /// One without a row, that says nothing.
+    #[cfg(test)]
+    pub(super) fn of_ids(seq: i64, facts: Facts) -> Self {
+        Self {
+            seq,
+            facts,
+            ids: Text::new("event", "", &()),
+            full: None,
+        }
+    }
+
     /// Its text for a bearer who may see so much.
     pub(super) fn text(&self, phi: Phi) -> &Text {
         match (phi, &self.full) {

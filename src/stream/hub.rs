@@ -217,3 +217,75 @@ impl Hub {
         Ok(read)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{EventType, Operation};
+
+    fn frame(seq: i64) -> Arc<Frame> {
+        let facts = Facts {
+            event: format!("e{seq}"),
+            event_type: EventType::new("order.placed").unwrap(),
+            operation: Operation::Create,
+            entity_class: "Order".to_owned(),
+            names: Vec::new(),
+            clinic: "oak".to_owned(),
+            clinic_id: None,
+            patient: None,
+            entity: None,
+            created_at: chrono::DateTime::UNIX_EPOCH,
+        };
+        Arc::new(Frame::of_ids(seq, facts))
+    }
+
+    fn ring(floor: i64, most: usize) -> Ring {
+        Ring {
+            frames: VecDeque::new(),
+            floor,
+            size: 0,
+            most,
+            followers: HashMap::new(),
+            next_follower: 0,
+        }
+    }
+
+    fn seqs(ring: &Ring, position: i64) -> Option<Vec<i64>> {
+        let frames = ring.after(position, 3).ok()?;
+        Some(frames.iter().map(|frame| frame.seq).collect())
+    }
+
+    #[test]
+    fn a_ring_answers_only_where_it_has_all_that_comes_behind() {
+        let mut ring = ring(10, 4);
+        assert_eq!(seqs(&ring, 10), Some(vec![]));
+        assert_eq!(seqs(&ring, 9), None);
+        // Numbers may be missing: what was undone was never given.
+        for seq in [11, 12, 14, 15] {
+            ring.push(frame(seq));
+        }
+        assert_eq!(seqs(&ring, 10), Some(vec![11, 12, 14]));
+        assert_eq!(seqs(&ring, 12), Some(vec![14, 15]));
+        assert_eq!(seqs(&ring, 15), Some(vec![]));
+        // Somebody who has read further in the ledger.
+        assert_eq!(seqs(&ring, 99), Some(vec![]));
+        ring.push(frame(16));
+        assert_eq!(seqs(&ring, 10), None);
+        assert_eq!(seqs(&ring, 11), Some(vec![12, 14, 15]));
+    }
+
+    #[test]
+    fn the_ring_waits_for_who_follows_and_for_nobody_else() {
+        let mut ring = ring(0, 4);
+        (1..=4).for_each(|seq| ring.push(frame(seq)));
+        assert!(!ring.is_needed(2), "nobody follows");
+        ring.followers.insert(1, 4);
+        assert!(!ring.is_needed(2), "it has taken all");
+        ring.followers.insert(2, 1);
+        assert!(!ring.is_needed(1), "it has taken the one that would go");
+        assert!(ring.is_needed(2));
+        ring.push(frame(5));
+        ring.push(frame(6));
+        assert!(!ring.is_needed(2), "it was left behind already");
+    }
+}

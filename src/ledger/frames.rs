@@ -19,6 +19,8 @@ use crate::store::{Epoch, Reader, Sealer, Store, Unavailable};
 
 /// One read takes no more sealed bodies than this, in bytes, but always one frame.
 const LARGEST_PAGE: usize = 1 << 20;
+/// The most frames forgotten in one transaction: others wait for it.
+const LARGEST_BATCH: usize = 1_000;
 
 /// A frame as it is kept. Health data only in what is sealed.
 pub struct FrameRow {
@@ -107,7 +109,14 @@ impl Ledger {
     /// Forgets frames whose time is over. `now` is the machine's: a clock that is wrong forgets early, and whoever asks
     /// for what is gone is told so.
     pub async fn prune_frames(&self, now: DateTime<Utc>) -> Result<usize, Unavailable> {
-        self.store.write(move |c| prune(c, now)).await
+        let mut forgotten = 0;
+        loop {
+            let count = self.store.write(move |c| prune(c, now)).await?;
+            forgotten += count;
+            if count < LARGEST_BATCH {
+                return Ok(forgotten);
+            }
+        }
     }
 
     /// What is kept already obeys what the configuration says now: no longer than `retain`, and without bodies where
@@ -121,19 +130,23 @@ impl Ledger {
         let retain = retain.num_milliseconds();
         self.store
             .write(move |c| {
-                c.execute(
-                    "UPDATE frame SET kept_until = made_at + ?1 WHERE kept_until > made_at + ?1",
-                    [retain],
-                )?;
+                // Each start would read all of them otherwise.
+                if c.execute("UPDATE stream SET retain = ?1 WHERE retain IS NOT ?1", [retain])? > 0 {
+                    c.execute(
+                        "UPDATE frame SET kept_until = made_at + ?1 WHERE kept_until > made_at + ?1",
+                        [retain],
+                    )?;
+                }
                 if !bodies {
                     c.execute(
                         "UPDATE frame SET sealed = NULL WHERE sealed IS NOT NULL",
                         (),
                     )?;
                 }
-                prune(c, now).map(drop)
+                Ok(())
             })
-            .await
+            .await?;
+        self.prune_frames(now).await.map(drop)
     }
 }
 
@@ -257,16 +270,22 @@ fn frame(row: &Row<'_>) -> rusqlite::Result<FrameRow> {
 
 /// What is claimed is not forgotten: at the next start its frame tells that it was shown.
 fn prune(c: &Connection, now: DateTime<Utc>) -> rusqlite::Result<usize> {
-    let floor: Option<i64> = c.query_row(
+    let expired: Option<i64> = c.query_row(
         "SELECT max(seq) FROM frame WHERE kept_until <= ?1 AND seq < coalesce(
-           (SELECT min(f.seq) FROM frame f JOIN delivery d USING (delivery) WHERE d.state = 'claimed'),
+           (SELECT min(f.seq) FROM frame f
+            WHERE f.delivery IN (SELECT d.delivery FROM delivery d WHERE d.state = 'claimed')),
            9223372036854775807)",
         [ms(now)],
         |row| row.get(0),
     )?;
-    let Some(floor) = floor else {
+    let Some(expired) = expired else {
         return Ok(0);
     };
+    let floor: Option<i64> = c.query_row(
+        "SELECT max(seq) FROM (SELECT seq FROM frame WHERE seq <= ?1 ORDER BY seq LIMIT ?2)",
+        (expired, LARGEST_BATCH),
+        |row| row.get(0),
+    )?;
     c.execute("UPDATE stream SET floor = max(floor, ?1)", [floor])?;
     c.execute("DELETE FROM frame WHERE seq <= ?1", [floor])
 }

@@ -3,6 +3,7 @@
 //! The epoch is what a restore changes: without it a cursor of before would point somewhere into what came after, and
 //! whatever lies between would be skipped in silence.
 
+use super::frame::Status;
 use super::refusal::Refusal;
 use crate::ledger::Extent;
 
@@ -62,6 +63,22 @@ impl Start {
     }
 }
 
+/// Where a subscription begins, and with which status. `last_event_id` goes before `after`: a browser that reconnects says
+/// in the header where it was, and the address still says where it first began.
+pub(super) fn begin(
+    after: Option<&Start>,
+    last_event_id: Option<&str>,
+    extent: &Extent,
+) -> Result<(i64, Status), Refusal> {
+    let last = last_event_id.map(Start::parse).transpose()?;
+    let start = last.as_ref().or(after).unwrap_or(&Start::Now);
+    let first = match start {
+        Start::After { .. } => Status::Reconnected,
+        Start::Now | Start::Oldest => Status::Connected,
+    };
+    Ok((start.position(extent)?, first))
+}
+
 /// A cursor as it is sent.
 pub(super) fn written(epoch: &str, seq: i64) -> String {
     format!("{epoch}-{seq}")
@@ -95,6 +112,20 @@ mod tests {
         }
         let expired = Start::parse("0123abcd-9").unwrap().position(&extent());
         assert!(matches!(expired, Err(Refusal::Expired { oldest }) if oldest == "0123abcd-10"));
+    }
+
+    #[test]
+    fn a_browser_that_reconnects_goes_on_where_it_was() {
+        let first = Start::parse("0123abcd-12").unwrap();
+        for (after, last, expected) in [
+            (None, None, (20, Status::Connected)),
+            (Some(&Start::Oldest), None, (10, Status::Connected)),
+            (Some(&first), None, (12, Status::Reconnected)),
+            (Some(&first), Some("0123abcd-17"), (17, Status::Reconnected)),
+        ] {
+            assert_eq!(begin(after, last, &extent()), Ok(expected));
+        }
+        assert!(begin(Some(&first), Some("0123abcd-3"), &extent()).is_err());
     }
 
     #[test]

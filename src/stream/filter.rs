@@ -55,7 +55,7 @@ impl Filter {
                 ids.contains(&frame.event) || in_set(&frame.entity, digests)
             }
             Self::Clinics(clinics) => {
-                clinics.contains(&frame.clinic) || in_set(&frame.clinic_id, clinics)
+                clinics.contains(frame.clinic.as_str()) || in_set(&frame.clinic_id, clinics)
             }
             Self::Patients(patients) => in_set(&frame.patient, patients),
             Self::Name(pattern) => frame.names.iter().any(|name| pattern.fits(name)),

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::cursor;
 use crate::config::Phi;
-use crate::domain::{ClinicId, EventBody, EventType, Operation};
+use crate::domain::{ClinicId, ClinicName, EventBody, EventType, Operation};
 use crate::format::native;
 use crate::ledger::FrameRow;
 
@@ -19,7 +19,7 @@ pub(super) struct Facts {
     pub(super) operation: Operation,
     pub(super) entity_class: String,
     pub(super) names: Vec<String>,
-    pub(super) clinic: String,
+    pub(super) clinic: ClinicName,
     pub(super) clinic_id: Option<String>,
     pub(super) patient: Option<String>,
     pub(super) entity: Option<String>,
@@ -35,7 +35,7 @@ impl Facts {
             entity_class: event_type.entity(),
             names: event_type.names(),
             event_type,
-            clinic: row.clinic.as_str().to_owned(),
+            clinic: row.clinic.clone(),
             clinic_id: row.clinic_id.as_ref().map(|id| id.as_str().to_owned()),
             patient: row.patient.clone(),
             entity: row.entity.clone(),
@@ -121,7 +121,7 @@ impl Frame {
             entity_class: &facts.entity_class,
             name: facts.event_type.as_str(),
             event_id: &facts.event,
-            clinic: &facts.clinic,
+            clinic: facts.clinic.as_str(),
             clinic_id: row.clinic_id.as_ref().map(ClinicId::as_str),
             occurred_at: row.created_at.to_rfc3339_opts(SecondsFormat::Millis, true),
             replay: row.replay,

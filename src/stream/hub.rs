@@ -221,7 +221,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{EventType, Operation};
+    use crate::domain::{ClinicName, EventType, Operation};
 
     fn frame(seq: i64) -> Arc<Frame> {
         let facts = Facts {
@@ -230,7 +230,7 @@ mod tests {
             operation: Operation::Create,
             entity_class: "Order".to_owned(),
             names: Vec::new(),
-            clinic: "oak".to_owned(),
+            clinic: ClinicName::new("oak").unwrap(),
             clinic_id: None,
             patient: None,
             entity: None,

@@ -1,5 +1,5 @@
 //! Connections that cannot be held open for nothing: their number is bounded, what the system buffers for each of them
-//! is bounded, and one that takes nothing for a while is cut.
+//! is bounded, and one that asks nothing, or takes nothing, for a while is cut.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,6 +24,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Bounded {
     pub(super) listener: TcpListener,
     pub(super) room: Arc<Semaphore>,
+    /// How long a request may take to come.
+    pub(super) greeting: Duration,
     /// How long a write may wait for a client that reads nothing.
     pub(super) patience: Duration,
 }
@@ -31,6 +33,7 @@ pub(super) struct Bounded {
 /// An accepted connection.
 pub(super) struct Connection {
     stream: Pin<Box<TimeoutStream<TcpStream>>>,
+    is_answered: bool,
     _room: OwnedSemaphorePermit,
 }
 
@@ -51,8 +54,10 @@ impl Listener for Bounded {
                     set_socket_send_buffer_size(&stream, SEND_BUFFER).ok();
                     let mut stream = TimeoutStream::new(stream);
                     stream.set_write_timeout(Some(self.patience));
+                    stream.set_read_timeout(Some(self.greeting));
                     let connection = Connection {
                         stream: Box::pin(stream),
+                        is_answered: false,
                         _room: room,
                     };
                     return (connection, from);
@@ -67,6 +72,16 @@ impl Listener for Bounded {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+}
+
+impl Connection {
+    /// Whoever is answered has asked: from now on it may be silent.
+    fn answered(&mut self) {
+        if !self.is_answered {
+            self.is_answered = true;
+            self.stream.as_mut().set_read_timeout_pinned(None);
+        }
     }
 }
 
@@ -86,6 +101,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.answered();
         self.stream.as_mut().poll_write(cx, bytes)
     }
 
@@ -102,6 +118,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.answered();
         self.stream.as_mut().poll_write_vectored(cx, slices)
     }
 

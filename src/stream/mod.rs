@@ -126,6 +126,7 @@ impl Server {
             listener: Bounded {
                 listener,
                 room: Arc::new(Semaphore::new(most + FURTHER_CONNECTIONS)),
+                greeting: timing.greeting,
                 patience: timing.patience,
             },
             bell,

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::catch_up;
-use super::frame::Status;
+use super::cursor;
 use super::hub::Hub;
 use super::presence::Presence;
 use super::refusal::Refusal;
@@ -44,7 +44,7 @@ pub struct Timing {
     pub ping: Duration,
     /// A WebSocket of which nothing is heard for so long is closed.
     pub silence: Duration,
-    /// The subscribe frame has to come within.
+    /// A request, and a WebSocket's subscribe frame, have to come within.
     pub greeting: Duration,
     /// A client that takes nothing for so long is cut.
     pub patience: Duration,
@@ -110,7 +110,8 @@ impl Shared {
         (wire, place): (&'static str, OwnedSemaphorePermit),
     ) -> Result<Subscription, Refusal> {
         let wanted = request.granted(grant, &self.clinics().await?)?;
-        let begin: (i64, Status) = ws::start(request, last_event_id, &self.extent().await?)?;
+        let after = request.after.as_ref();
+        let begin = cursor::begin(after, last_event_id, &self.extent().await?)?;
         Ok(Subscription::new(
             &self.hub,
             wanted,
@@ -225,6 +226,12 @@ async fn for_pages(
     let headers = response.headers_mut();
     headers.insert(header::VARY, HeaderValue::from_static("Origin"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // One request each: a connection that waits for a second one would keep others out.
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    let headers = response.headers_mut();
     if let Some(origin) = allowed {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         if asks_first {

@@ -55,10 +55,9 @@ pub(super) struct Wanted {
 impl Wanted {
     /// Whether it gets this frame.
     pub(super) fn wants(&self, facts: &Facts) -> bool {
-        let clinic = || ClinicName::new(facts.clinic.as_str());
         (self.operations.is_empty() || self.operations.contains(&facts.operation))
             && self.entities.contains(&facts.entity_class)
-            && clinic().is_ok_and(|clinic| self.clinics.contains(&clinic))
+            && self.clinics.contains(&facts.clinic)
             && self.filter.wants(facts)
     }
 }

@@ -12,7 +12,6 @@ use super::refusal::Refusal;
 use super::server::Shared;
 use super::subscribe::{Grant, Request};
 use super::subscription::{Ending, Said, Subscription};
-use crate::ledger::Extent;
 
 /// A close frame's reason has no more room.
 const LONGEST_REASON: usize = 120;
@@ -129,24 +128,4 @@ async fn close(mut socket: WebSocket, last: &Text, code: u16, reason: &str) {
     };
     // One that hears nothing is left.
     drop(timeout(FAREWELL, farewell).await);
-}
-
-/// What may be asked for, beside the position it begins at.
-pub(super) fn start(
-    request: &Request,
-    last_event_id: Option<&str>,
-    extent: &Extent,
-) -> Result<(i64, Status), Refusal> {
-    use super::cursor::Start;
-    // A browser that reconnects says where it was in the header; the address still says where it first began.
-    let after = match last_event_id {
-        Some(id) => Some(Start::parse(id)?),
-        None => request.after.clone(),
-    };
-    let first = match after {
-        Some(Start::After { .. }) => Status::Reconnected,
-        Some(Start::Now | Start::Oldest) | None => Status::Connected,
-    };
-    let position = after.unwrap_or(Start::Now).position(extent)?;
-    Ok((position, first))
 }

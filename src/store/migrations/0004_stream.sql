@@ -5,7 +5,8 @@
 CREATE TABLE stream (
   one   INTEGER PRIMARY KEY CHECK (one = 1),
   epoch TEXT NOT NULL,
-  floor INTEGER NOT NULL DEFAULT 0  -- frames up to this number are forgotten
+  floor INTEGER NOT NULL DEFAULT 0, -- frames up to this number are forgotten
+  retain INTEGER                    -- how long those that are here are kept at most, in ms
 ) STRICT;
 INSERT INTO stream (one, epoch) VALUES (1, lower(hex(randomblob(4))));
 
@@ -21,7 +22,9 @@ CREATE TABLE frame (
   patient    TEXT,                      -- a digest of whose event it is,
   entity     TEXT,                      --   and of what it happened to: for filters
   replay     INTEGER NOT NULL,          -- a person has sent it again
-  sealed     BLOB,                      -- the event object as the vendor sent it; NULL: only ids are kept
   made_at    INTEGER NOT NULL,
-  kept_until INTEGER NOT NULL
+  kept_until INTEGER NOT NULL,
+  -- Last: whatever stands behind a large value is far to read.
+  sealed     BLOB                       -- the event object as the vendor sent it; NULL: only ids are kept
 ) STRICT;
+CREATE INDEX frame_kept_until ON frame (kept_until);

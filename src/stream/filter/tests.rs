@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::domain::EventType;
+use crate::domain::{ClinicName, EventType};
 
 fn frame(event_type: &str, clinic: &str, patient: Option<&str>, at: i64) -> Facts {
     let event_type = EventType::new(event_type).unwrap();
@@ -12,7 +12,7 @@ fn frame(event_type: &str, clinic: &str, patient: Option<&str>, at: i64) -> Fact
         entity_class: event_type.entity(),
         names: event_type.names(),
         event_type,
-        clinic: clinic.to_owned(),
+        clinic: ClinicName::new(clinic).unwrap(),
         clinic_id: Some(format!("id-of-{clinic}")),
         patient: patient.map(id_digest),
         entity: patient.map(|_| id_digest("entity")),

@@ -13,7 +13,7 @@ fn facts(event_type: &str, clinic: &str) -> Facts {
         entity_class: event_type.entity(),
         names: event_type.names(),
         event_type,
-        clinic: clinic.to_owned(),
+        clinic: name(clinic),
         clinic_id: None,
         patient: None,
         entity: None,

@@ -5,7 +5,8 @@ use std::time::Duration;
 use fullscript_events::http;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
@@ -237,6 +238,69 @@ impl Socket {
             match self.next().await {
                 Heard::Frame(frame) => last = frame,
                 Heard::Closed(code, _) => return (code, last),
+            }
+        }
+    }
+}
+
+/// A subscriber that has hardly any buffer of its own, and reads only when it is told to. HTTP/1.0: what follows the
+/// head is what was said, without chunks.
+pub(crate) struct Bare {
+    wire: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Bare {
+    pub(crate) async fn subscribe(
+        streaming: &Streaming,
+        token: &str,
+        after: &str,
+        receive_buffer: Option<u32>,
+    ) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        if let Some(size) = receive_buffer {
+            socket.set_recv_buffer_size(size).unwrap();
+        }
+        let mut wire = socket.connect(streaming.address).await.unwrap();
+        let request = format!(
+            "GET /v1/stream?after={after} HTTP/1.0\r\nauthorization: Bearer {token}\r\n\r\n"
+        );
+        wire.write_all(request.as_bytes()).await.unwrap();
+        let mut bare = Self {
+            wire,
+            buffer: Vec::new(),
+        };
+        let head = bare.block("\r\n\r\n").await.unwrap();
+        assert!(head.contains(" 200 "), "{head}");
+        bare
+    }
+
+    /// What comes next, up to this end.
+    pub(crate) async fn block(&mut self, end: &str) -> Option<String> {
+        loop {
+            let found = self
+                .buffer
+                .windows(end.len())
+                .position(|it| it == end.as_bytes());
+            if let Some(at) = found {
+                let rest = self.buffer.split_off(at + end.len());
+                let block = std::mem::replace(&mut self.buffer, rest);
+                return Some(String::from_utf8(block).unwrap());
+            }
+            let mut more = [0; 8192];
+            let read = tokio::time::timeout(LIMIT, self.wire.read(&mut more)).await;
+            match read.unwrap() {
+                Ok(0) | Err(_) => return None,
+                Ok(read) => self.buffer.extend_from_slice(&more[..read]),
+            }
+        }
+    }
+
+    pub(crate) async fn frame(&mut self) -> Option<Value> {
+        loop {
+            let block = self.block("\n\n").await?;
+            if let Some((_, json)) = block.split_once("data: ") {
+                return Some(serde_json::from_str(json).unwrap());
             }
         }
     }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use fullscript_events::app;
-use fullscript_events::clock::{SharedClock, SystemClock};
+use fullscript_events::clock::{Clock as _, SharedClock, SystemClock};
 use fullscript_events::lifecycle::Lifecycle;
 use fullscript_events::pipeline::{Pipeline, Scope};
 use fullscript_events::simulator::Options;
@@ -12,11 +13,13 @@ use fullscript_events::store::Owner;
 use fullscript_events::stream::Timing;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::Value;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Got, text};
+use super::client::{Bare, Got, text};
 use super::setting::{ALL, Streaming};
 use crate::binary::LIMIT;
 use crate::world::own;
@@ -39,8 +42,8 @@ struct Serving {
 }
 
 impl Serving {
-    async fn begin() -> Self {
-        let streaming = Streaming::begin(Options::default(), "").await;
+    async fn begin(lines: &str) -> Self {
+        let streaming = Streaming::begin(Options::default(), lines).await;
         let config = streaming.world.config();
         let owner = own(&config);
         let clock: SharedClock = Arc::new(SystemClock::start());
@@ -78,7 +81,7 @@ impl Serving {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_answers_pings_stays_and_who_falls_silent_is_closed() {
-    let serving = Serving::begin().await;
+    let serving = Serving::begin("").await;
     let mut socket = serving.streaming.socket(ALL, "{}").await;
     assert_eq!(socket.frame().await["status"], "CONNECTED");
     assert_eq!(socket.frame().await["status"], "CAUGHT_UP");
@@ -123,7 +126,7 @@ async fn who_answers_pings_stays_and_who_falls_silent_is_closed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filter_that_lets_nothing_through_still_moves_the_cursor() {
-    let serving = Serving::begin().await;
+    let serving = Serving::begin("").await;
     let mut sse = serving.streaming.sse("?name=clinic_key.*", ALL, None).await;
     let begun = sse.status("CAUGHT_UP").await;
     serving.streaming.make(3, "patient.created");
@@ -142,5 +145,44 @@ async fn a_filter_that_lets_nothing_through_still_moves_the_cursor() {
             None => panic!("it ended"),
         }
     }
+    serving.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_nothing_is_cut_off() {
+    let serving = Serving::begin("").await;
+    let mut mute = TcpStream::connect(serving.streaming.address).await.unwrap();
+    let mut nothing = Vec::new();
+    let end = tokio::time::timeout(LIMIT, mute.read_to_end(&mut nothing));
+    end.await.unwrap().ok();
+    assert_eq!(nothing, [0; 0]);
+    serving.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_read_to_while_the_rest_is_forgotten_is_told() {
+    const COUNT: usize = 2_000;
+    let serving = Serving::begin("buffer = 16").await;
+    serving.streaming.make(COUNT, "treatment_plan.created");
+    serving.cycle().await;
+    let mut slow = Bare::subscribe(&serving.streaming, ALL, "oldest", Some(4096)).await;
+    assert_eq!(slow.frame().await.unwrap()["status"], "CONNECTED");
+    let later = SystemClock::start().now() + TimeDelta::days(8);
+    let forgotten = serving.pipeline.ledger.prune_frames(later).await.unwrap();
+    assert_eq!(forgotten, COUNT);
+    let mut seen = 0;
+    let last = loop {
+        let frame = slow.frame().await.unwrap();
+        if frame["type"] == "event" {
+            seen += 1;
+        } else {
+            break frame;
+        }
+    };
+    assert!(seen < COUNT, "it had read all");
+    assert_eq!(
+        (text(&last, "status"), text(&last, "reason")),
+        ("CLOSED", "Expired")
+    );
     serving.end().await;
 }

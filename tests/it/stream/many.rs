@@ -4,79 +4,18 @@ use std::collections::BTreeSet;
 
 use fullscript_events::clock::{Clock as _, SystemClock};
 use fullscript_events::simulator::Options;
-use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
-use super::client::text;
+use super::client::{Bare, text};
 use super::setting::{ALL, Streaming};
-use crate::binary::LIMIT;
 use crate::kills::number;
-
-/// A subscriber that has hardly any buffer of its own, and reads only when it is told to. HTTP/1.0: what follows the
-/// head is what was said, without chunks.
-struct Bare {
-    wire: TcpStream,
-    buffer: Vec<u8>,
-}
-
-impl Bare {
-    async fn subscribe(streaming: &Streaming, after: &str, receive_buffer: Option<u32>) -> Self {
-        let socket = TcpSocket::new_v4().unwrap();
-        if let Some(size) = receive_buffer {
-            socket.set_recv_buffer_size(size).unwrap();
-        }
-        let mut wire = socket.connect(streaming.address).await.unwrap();
-        let request =
-            format!("GET /v1/stream?after={after} HTTP/1.0\r\nauthorization: Bearer {ALL}\r\n\r\n");
-        wire.write_all(request.as_bytes()).await.unwrap();
-        let mut bare = Self {
-            wire,
-            buffer: Vec::new(),
-        };
-        let head = bare.block("\r\n\r\n").await.unwrap();
-        assert!(head.contains(" 200 "), "{head}");
-        bare
-    }
-
-    /// What comes next, up to this end.
-    async fn block(&mut self, end: &str) -> Option<String> {
-        loop {
-            let found = self
-                .buffer
-                .windows(end.len())
-                .position(|it| it == end.as_bytes());
-            if let Some(at) = found {
-                let rest = self.buffer.split_off(at + end.len());
-                let block = std::mem::replace(&mut self.buffer, rest);
-                return Some(String::from_utf8(block).unwrap());
-            }
-            let mut more = [0; 8192];
-            let read = tokio::time::timeout(LIMIT, self.wire.read(&mut more)).await;
-            match read.unwrap() {
-                Ok(0) | Err(_) => return None,
-                Ok(read) => self.buffer.extend_from_slice(&more[..read]),
-            }
-        }
-    }
-
-    async fn frame(&mut self) -> Option<Value> {
-        loop {
-            let block = self.block("\n\n").await?;
-            if let Some((_, json)) = block.split_once("data: ") {
-                return Some(serde_json::from_str(json).unwrap());
-            }
-        }
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_reader_is_closed_with_channel_full_and_loses_nothing() {
     const COUNT: usize = 1_500;
     let streaming = Streaming::begin(Options::default(), "buffer = 16").await;
     let daemon = streaming.daemon();
-    let mut slow = Bare::subscribe(&streaming, "now", Some(4096)).await;
+    let mut slow = Bare::subscribe(&streaming, ALL, "now", Some(4096)).await;
     assert_eq!(slow.frame().await.unwrap()["status"], "CONNECTED");
     assert_eq!(slow.frame().await.unwrap()["status"], "CAUGHT_UP");
     let made: BTreeSet<String> = streaming
@@ -111,7 +50,7 @@ async fn a_slow_reader_is_closed_with_channel_full_and_loses_nothing() {
         seen.last()
             .map_or(closed["seq"].clone(), |last| last["seq"].clone())
     );
-    let mut resumed = Bare::subscribe(&streaming, text(&closed, "seq"), None).await;
+    let mut resumed = Bare::subscribe(&streaming, ALL, text(&closed, "seq"), None).await;
     while seen.len() < COUNT {
         let frame = resumed.frame().await.unwrap();
         if frame["type"] == "event" {
@@ -164,7 +103,7 @@ async fn many_subscribers_see_an_event_within_two_seconds() {
                 }
             }
         } else {
-            let mut subscriber = Bare::subscribe(&streaming, "now", None).await;
+            let mut subscriber = Bare::subscribe(&streaming, ALL, "now", None).await;
             assert_eq!(subscriber.frame().await.unwrap()["status"], "CONNECTED");
             assert_eq!(subscriber.frame().await.unwrap()["status"], "CAUGHT_UP");
             bare.push(subscriber);

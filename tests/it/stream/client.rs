@@ -54,10 +54,14 @@ impl Streaming {
         request.send().await.ok()
     }
 
-    /// Status and body of an answer.
+    /// Status and body of an answer; of a stream the status alone.
     pub(crate) async fn answer(&self, path: &str, token: Option<&str>) -> (u16, Value) {
         let response = self.get(path, token).await;
         let status = response.status().as_u16();
+        if response.headers()["content-type"] == "text/event-stream" {
+            // It has no end.
+            return (status, Value::Null);
+        }
         let text = response.text().await.unwrap();
         (
             status,

@@ -26,7 +26,8 @@ async fn refused(streaming: &Streaming, cursor: &str) -> String {
     for path in ["/v1/stream", "/v1/events"] {
         let path = format!("{path}?after={cursor}");
         let (status, body) = streaming.answer(&path, Some(ALL)).await;
-        assert_eq!((status, text(&body, "error")), (410, "gone"));
+        assert_eq!(status, 410, "{path}: {body}");
+        assert_eq!(text(&body, "error"), "gone");
         oldest.push(text(&body, "oldest").to_owned());
     }
     let first = format!(r#"{{"after":"{cursor}"}}"#);

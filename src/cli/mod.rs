@@ -22,6 +22,7 @@ mod session;
 mod simulate;
 mod sinks;
 mod status;
+mod tail;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -178,6 +179,8 @@ enum Command {
     Backfill(backfill::Args),
     /// Tell whether all is well, and if not, what mends it.
     Status(status::Args),
+    /// Watch events as they happen.
+    Tail(tail::Args),
     /// Look at events and their deliveries; send one again.
     Events(events::Args),
     /// Look at deliveries that need you, and settle them
@@ -217,6 +220,7 @@ pub fn main() -> ExitCode {
         Command::Auth(args) => auth::run(&cli.config, args),
         Command::Demo(args) => demo::run(&args),
         Command::Status(args) => status::run(&cli.config, &args),
+        Command::Tail(args) => tail::run(&cli.config, &args),
         Command::Events(args) => events::run(&cli.config, args),
         Command::Deliveries(args) => deliveries::run(&cli.config, args),
         Command::Sinks(args) => sinks::run(&cli.config, args),

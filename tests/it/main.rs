@@ -45,6 +45,7 @@ mod standard;
 mod stepped;
 mod stream;
 mod systemd;
+mod tail;
 mod webhook;
 mod witnesses;
 mod world;

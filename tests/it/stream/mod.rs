@@ -8,4 +8,4 @@ mod life;
 mod many;
 mod refusals;
 mod resume;
-mod setting;
+pub(crate) mod setting;

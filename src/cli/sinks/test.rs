@@ -106,6 +106,7 @@ fn words(outcome: &Outcome) -> String {
         Outcome::Doubt { reason } => format!("it may have arrived ({reason})"),
         Outcome::Gone { reason } => format!("it is no receiver any more ({reason})"),
         Outcome::ClinicRefused { reason } => format!("it refuses this clinic ({reason})"),
+        Outcome::Skip { reason } => format!("it was sent nothing ({reason})"),
         Outcome::Park { reason, .. } => format!("it would wait ({reason})"),
     }
 }

@@ -106,6 +106,7 @@ pub(super) fn kind(outcome: &Outcome) -> (&'static str, Option<u64>) {
         Outcome::Gone { .. } => ("gone", None),
         Outcome::ClinicRefused { .. } => ("clinic refused", None),
         Outcome::Park { .. } => ("parked", None),
+        Outcome::Skip { .. } => ("skipped", None),
     }
 }
 

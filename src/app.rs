@@ -19,7 +19,7 @@ use crate::ledger::{Ledger, Restored};
 use crate::pipeline::{Activity, Handover, Health, OpenSink, Pipeline};
 use crate::route::Routes;
 use crate::schedule::Pace;
-use crate::sinks::{self, AnySink, SharedRecorder, Sink as _};
+use crate::sinks::{self, AnySink, Ports, Sink as _, Uncrossed};
 use crate::store::{AcceptedLoss, Host, OpenError, Owner, Place, SealKey, Store, Unavailable};
 use crate::token::Tokens;
 
@@ -178,7 +178,11 @@ pub async fn open(
         .await?;
     let are_kept = config.state.bodies == Bodies::UntilSettled;
     ledger.keep_bodies(are_kept).await?;
-    let recorder: SharedRecorder = Arc::new(ledger.clone());
+    let ports = Ports {
+        recorder: Arc::new(ledger.clone()),
+        crosswalk: Arc::new(Uncrossed),
+        treatments: Arc::new(ledger.clone()),
+    };
     let mut sinks = Vec::with_capacity(config.sinks.len());
     for sink in &config.sinks {
         let Some(id) = ids.get(&sink.name) else {
@@ -197,7 +201,7 @@ pub async fn open(
                 sink,
                 &config.http,
                 &config.state.directory,
-                &recorder,
+                &ports,
                 &config.enrich,
             )?,
             wake: tokio::sync::Notify::new(),

@@ -13,6 +13,7 @@ mod load;
 mod presets;
 mod problem;
 mod secret;
+mod sfs;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ pub use self::load::{Loaded, load, parse};
 pub use self::presets::environments;
 pub use self::problem::{Invalid, Problem};
 pub use self::secret::{KeyBytes, Unreadable, shell_word};
+pub use self::sfs::{Sfs, SfsMode};
 use crate::domain::{Category, ClinicId, ClinicName, JsonPath, OrderBy, Patterns, SinkName};
 
 /// A checked configuration.
@@ -350,6 +352,8 @@ pub struct WebhookSink {
     pub url: Url,
     /// The shape of the body.
     pub format: WebhookFormat,
+    /// Smart Flow Sheet's shape, in the place of `format`.
+    pub sfs: Option<Sfs>,
     /// How much of an event it carries.
     pub payload: WebhookPayload,
     /// How it is signed.

@@ -33,6 +33,7 @@ mod prune;
 mod query;
 mod restore;
 mod sinks;
+mod treatments;
 mod unkept;
 
 use std::rc::Rc;
@@ -56,6 +57,7 @@ pub use prune::Pruned;
 pub use query::{DeliveryRow, EventFilter, EventRow, LaneRow, Query, Resend};
 pub use restore::Restored;
 pub use sinks::{Mode, Next, Reassigned, SinkRow};
+pub use treatments::{ItemState, PostedBatch, PostedItem};
 pub use unkept::{Brought, InHand, Wanted};
 
 /// An event of a sweep that has not ended may be claimed after this time all the same: a long sweep must not hold

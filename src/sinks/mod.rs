@@ -26,6 +26,10 @@ pub use exec::ExecSink;
 pub use file::FileSink;
 pub use sqlite::SqliteSink;
 pub use stdout::{StdoutError, StdoutSink};
+pub use webhook::sfs::{
+    Crossed, Crosswalk, Ended, Post, Sending, SharedCrosswalk, SharedTreatments, Told, Treatments,
+    Uncrossed, Unnoted, Untracked,
+};
 pub use webhook::{Secrets, Signing, WebhookError, WebhookSink};
 
 /// A sink that cannot go on until a person has looked: its deliveries wait, other sinks run on. The text says what
@@ -87,6 +91,28 @@ impl Recorder for Unrecorded {
 
     fn recorded(&self, _: DeliveryId, _: u32) -> BoxFuture<'_, Output> {
         Box::pin(std::future::ready(Output::default()))
+    }
+}
+
+/// What sinks ask of the rest of the program: each by a port, so that no sink knows the ledger.
+#[derive(Clone)]
+pub struct Ports {
+    /// Keeps what programs and receivers say.
+    pub recorder: SharedRecorder,
+    /// Knows the EMR's own ids.
+    pub crosswalk: SharedCrosswalk,
+    /// Remembers what an EMR was sent.
+    pub treatments: SharedTreatments,
+}
+
+impl Default for Ports {
+    /// Those of an attempt beside the daemon, without the ledger.
+    fn default() -> Self {
+        Self {
+            recorder: Arc::new(Unrecorded),
+            crosswalk: Arc::new(Uncrossed),
+            treatments: Arc::new(Untracked),
+        }
     }
 }
 

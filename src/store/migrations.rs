@@ -9,6 +9,7 @@ use super::OpenError;
 const STEPS: &[&str] = &[
     include_str!("migrations/0001_ledger.sql"),
     include_str!("migrations/0002_grants.sql"),
+    include_str!("migrations/0005_sfs.sql"),
 ];
 
 /// Brings the database to the newest schema, each step in a transaction of its own.

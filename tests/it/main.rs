@@ -39,6 +39,7 @@ mod power;
 mod process;
 mod programs;
 mod receiver;
+mod sfs;
 mod sinks;
 mod sqlite;
 mod standard;

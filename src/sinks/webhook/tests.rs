@@ -25,6 +25,7 @@ pub(super) fn settings(url: &str) -> config::WebhookSink {
     config::WebhookSink {
         url: url.parse().unwrap(),
         format: WebhookFormat::Fullscript,
+        sfs: None,
         payload: WebhookPayload::default(),
         signature: WebhookSignature::None,
         idempotency_key: IdempotencyKey::None,

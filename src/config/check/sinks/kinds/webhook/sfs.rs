@@ -223,3 +223,173 @@ fn is_matched(sink: &Sink, event_type: &str) -> bool {
     let names = EventType::new(event_type).map(|of| of.names());
     names.is_ok_and(|names| sink.matches.judge(&names).is_wanted())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::{self, SinkKind};
+
+    const HEAD: &str = r#"[app]
+environment = "us"
+client_id = "id"
+client_secret = { env = "CLIENT_SECRET" }
+redirect_uri = "http://127.0.0.1:8765/callback"
+[state]
+seal_key = { file = "/etc/seal.key" }
+[[clinics]]
+name = "oak-street"
+[[clinics]]
+name = "harbour"
+[[sinks]]
+name = "chart"
+kind = "webhook"
+clinics = ["*"]
+url = "https://ehr.example/sfs"
+signature = "none"
+"#;
+
+    fn problems(rest: &str) -> String {
+        let parsed = config::parse(&format!("{HEAD}{rest}"), Path::new("c"));
+        parsed
+            .err()
+            .map(|invalid| invalid.to_string())
+            .unwrap_or_default()
+    }
+
+    const KEYS: &str =
+        "clinic_keys = { oak-street = { env = \"A\" }, harbour = { env = \"B\" } }\n";
+
+    #[test]
+    fn a_clinic_without_a_key_is_named_and_so_is_a_key_without_a_clinic() {
+        let one = "clinic_keys = { oak-street = { env = \"A\" }, harbor = { env = \"B\" } }\n";
+        insta::assert_snapshot!(problems(&format!("format = \"sfs\"\n[sinks.sfs]\n{one}")), @r#"
+        c: 2 problems
+
+        sinks[0].sfs.clinic_keys.harbour (line 12)
+          found:  nothing
+          wanted: what the receiver knows this clinic by: the sink gets its events, and no event goes out without a key
+
+        sinks[0].sfs.clinic_keys.harbor (line 20)
+          found:  a clinic that this sink does not serve
+          wanted: one of oak-street, harbour
+          did you mean "harbour"?
+        "#);
+        let literal = "clinic_keys = { oak-street = \"s3cr3t\", harbour = { env = \"B\" } }\n";
+        let told = problems(&format!("format = \"sfs\"\n[sinks.sfs]\n{literal}"));
+        assert!(
+            told.contains("not shown") && !told.contains("s3cr3t"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn what_makes_no_sense_together_is_refused() {
+        for (sink, sfs, words) in [
+            ("format = \"sfs\"", None, "what belongs to format = \"sfs\""),
+            ("format = \"native\"", Some(""), "sfs beside another format"),
+            (
+                "format = \"sfs\"\nchallenge = { env = \"C\" }",
+                Some(""),
+                "challenge with format",
+            ),
+            (
+                "format = \"sfs\"\nprobe_url = \"https://ehr.example/{id}\"",
+                Some(""),
+                "probe_url with format",
+            ),
+            (
+                "format = \"sfs\"\npayload = \"ids\"",
+                Some("mode = \"notes\""),
+                "payload with",
+            ),
+            (
+                "format = \"sfs\"\nonly = [\"$.a\"]",
+                Some("mode = \"treatments\""),
+                "only with",
+            ),
+            (
+                "format = \"sfs\"\non_doubt = \"resend\"",
+                Some("mode = \"treatments\""),
+                "no on_doubt: what may have arrived",
+            ),
+            (
+                "format = \"sfs\"\norder_by = \"clinic\"",
+                Some("batch = 2"),
+                "order_by = \"patient\" or \"none\"",
+            ),
+            (
+                "format = \"sfs\"",
+                Some("mode = \"note\""),
+                "did you mean \"notes\"",
+            ),
+            (
+                "format = \"sfs\"",
+                Some("billed = true"),
+                "billed only with mode",
+            ),
+            (
+                "format = \"sfs\"",
+                Some("note_text = \"x\""),
+                "note_text only with mode",
+            ),
+            (
+                "format = \"sfs\"",
+                Some("mode = \"notes\"\nnote_text = \"{patient}\""),
+                "it names {patient}, and the fields are {what}",
+            ),
+            (
+                "format = \"sfs\"",
+                Some("mode = \"treatments\"\nlate_results = \"7d\""),
+                "late_results only with a batch",
+            ),
+            (
+                "format = \"sfs\"",
+                Some("batch = 0"),
+                "a whole number from 1",
+            ),
+            ("format = \"sfs\"", Some("keys = {}"), "an unknown key"),
+        ] {
+            let sfs = sfs
+                .map(|sfs| format!("[sinks.sfs]\n{sfs}\n{KEYS}"))
+                .unwrap_or_default();
+            let told = problems(&format!("{sink}\n{sfs}"));
+            assert!(told.contains(words), "{sink} {sfs}: {told}");
+            assert!(told.starts_with("c: 1 problem\n"), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_goes_together_is_taken_and_what_is_matched_in_vain_is_warned_of() {
+        for (sink, sfs, warned) in [
+            ("", "", ""),
+            (
+                "payload = \"ids\"\non_doubt = \"hold\"\norder_by = \"clinic\"",
+                "",
+                "",
+            ),
+            ("order_by = \"patient\"", "batch = 50", ""),
+            (
+                "match = [\"patient.*\", \"product.*\"]",
+                "mode = \"notes\"",
+                "product.created, product.updated, product.description.updated",
+            ),
+            (
+                "match = [\"order.*\", \"lab_order.*\"]",
+                "mode = \"treatments\"\nbatch = 2\nbilled = true\nlate_results = \"7d\"",
+                "lab_order.updated",
+            ),
+        ] {
+            let text = format!("{HEAD}{sink}\nformat = \"sfs\"\n[sinks.sfs]\n{sfs}\n{KEYS}");
+            let loaded = config::parse(&text, Path::new("c"));
+            let loaded = loaded.unwrap_or_else(|invalid| panic!("{invalid}"));
+            let found: Vec<_> = loaded.warnings.iter().map(|of| of.found.as_str()).collect();
+            assert_eq!(found.is_empty(), warned.is_empty(), "{found:?}");
+            assert!(found.concat().ends_with(warned), "{found:?}");
+            let SinkKind::Webhook(webhook) = &loaded.config.sinks[0].kind else {
+                panic!()
+            };
+            assert_eq!(webhook.sfs.as_ref().unwrap().clinic_keys.len(), 2);
+        }
+    }
+}

@@ -146,6 +146,7 @@ impl WebhookSink {
             settings,
             keys: std::mem::take(&mut self.secrets.clinic_keys),
             ports: ports.clone(),
+            alone: sfs::Alone::default(),
         });
         self
     }

@@ -304,9 +304,7 @@ async fn a_batch_is_of_one_clinic_and_one_type_in_the_sources_order() {
         (8, "oak", "patient.created"),
         (9, "oak", "patient.created"),
     ];
-    let mut events: Vec<_> = of.map(|(n, clinic, of)| patient(n, clinic, of)).to_vec();
-    // What is tried again goes alone.
-    events[8].attempt = 2;
+    let events: Vec<_> = of.map(|(n, clinic, of)| patient(n, clinic, of)).to_vec();
     assert_eq!(bench.deliver(&events).await, vec![Outcome::Yes; 9]);
     let posts = bench.emr.posts();
     let of_clinic = |key: &str| {
@@ -333,6 +331,28 @@ async fn a_batch_is_of_one_clinic_and_one_type_in_the_sources_order() {
         ids.iter().collect::<std::collections::BTreeSet<_>>().len(),
         ids.len()
     );
+}
+
+#[tokio::test]
+async fn what_was_refused_or_in_doubt_goes_alone_and_what_had_to_wait_does_not() {
+    for (answer, expected) in [
+        (
+            Answer::Says(500, &[]),
+            &["e-001", "e-002", "e-003 e-004"][..],
+        ),
+        (Answer::Says(429, &[]), &["e-001 e-002 e-003 e-004"]),
+    ] {
+        let bench = Bench::new("batch = 9").await;
+        let events: Vec<_> = (1..=4)
+            .map(|n| patient(n, "oak", "patient.created"))
+            .collect();
+        bench.emr.answers([answer]);
+        bench.deliver(&events[..2]).await;
+        bench.deliver(&events).await;
+        let posts = bench.emr.posts();
+        let posts: Vec<_> = posts[1..].iter().map(|post| post.ids().join(" ")).collect();
+        assert_eq!(posts, expected);
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 //! It prevents that one bad item takes a batch with it, and that a treatment is entered twice: what may have arrived is
 //! noted durably before it is posted, and every later message about it says `changed`.
 
+mod alone;
 mod crosswalk;
 mod posts;
 mod treatments;
@@ -18,6 +19,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt as _, stream};
 use secrecy::SecretString;
 
+pub(super) use self::alone::Alone;
 use self::posts::{Body, Item};
 use self::verdict::{Answer, Arrived};
 use super::request::Stamp;
@@ -42,6 +44,7 @@ pub(super) struct Sfs {
     pub(super) settings: config::Sfs,
     pub(super) keys: BTreeMap<ClinicName, SecretString>,
     pub(super) ports: Ports,
+    pub(super) alone: Alone,
 }
 
 impl Sfs {
@@ -184,10 +187,11 @@ impl Turn<'_> {
         for (at, parcel) in parcels {
             match self.bodies(parcel).await {
                 Ok(bodies) => {
+                    let goes_alone = self.sfs.alone.goes(parcel.delivery);
                     let item = |body| Item {
                         parcel: at,
                         event_type: self.event_type(parcel),
-                        is_again: parcel.attempt > 1,
+                        goes_alone,
                         body,
                     };
                     items.extend(bodies.into_iter().map(item));
@@ -496,6 +500,7 @@ impl Turn<'_> {
             let outcome = outcome.unwrap_or_else(|| Outcome::NotSent {
                 reason: "not sent".to_owned(),
             });
+            self.sfs.alone.note(ends.parcel.delivery, &outcome);
             concluded.push((at, outcome));
         }
         concluded

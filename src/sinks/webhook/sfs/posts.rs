@@ -1,7 +1,6 @@
 //! Which items go into one post, and how a refused one is halved. Pure.
 //!
-//! A post is of one clinic and one type, in the source's order, and holds a guid once. What is tried again goes alone: one
-//! event that always makes the EMR fail must not take others with it, again and again.
+//! A post is of one clinic and one type, in the source's order, and holds a guid once.
 
 use serde::Serialize;
 
@@ -32,8 +31,8 @@ pub(super) struct Item {
     pub(super) parcel: usize,
     /// The event's type, as the envelope has it for one.
     pub(super) event_type: String,
-    /// Its event was attempted before.
-    pub(super) is_again: bool,
+    /// No other event is posted with it ([`super::Alone`]).
+    pub(super) goes_alone: bool,
     pub(super) body: Body,
 }
 
@@ -62,10 +61,10 @@ fn fits(post: &Post, item: &Item, batch: usize) -> bool {
     };
     let same_event = last.parcel == item.parcel;
     let has_room = same_event || events(post) < batch;
-    let again = last.is_again || item.is_again;
+    let alone = last.goes_alone || item.goes_alone;
     let twice = item.body.guid();
     let twice = twice.is_some_and(|guid| post.iter().any(|other| other.body.guid() == Some(guid)));
-    last.event_type == item.event_type && has_room && (same_event || !again) && !twice
+    last.event_type == item.event_type && has_room && (same_event || !alone) && !twice
 }
 
 fn events(post: &Post) -> usize {

@@ -16,7 +16,7 @@ use super::query::time;
 use super::unkept::Brought;
 use super::{
     EventKey, LONGEST_WAIT_FOR_SWEEP, Ledger, SinkId, at, body_place, damaged, ms, numbers, output,
-    parked,
+    parked, treatments,
 };
 use crate::decide::{Decision, Facts};
 use crate::domain::{
@@ -685,6 +685,7 @@ fn settle_open(
         && changed > 0
     {
         parked::park(c, claim.delivery, (*why, reason, *until), now)?;
+        treatments::conclude(c, sealer, claim.delivery, now)?;
     }
     if state == DeliveryState::Skipped && changed > 0 {
         forget_bodies(c, &numbers([claim.event.0]))?;

@@ -102,35 +102,30 @@ impl Ledger {
         guids: Vec<String>,
         now: DateTime<Utc>,
     ) -> Result<usize, Unavailable> {
+        let sealer = self.store.sealer().clone();
         self.store
             .write(move |c| {
                 for guid in &guids {
                     c.prepare_cached(
-                        "UPDATE sfs_carried SET state = 'confirmed', message = NULL
+                        "UPDATE sfs_carried SET state = 'confirmed'
                          WHERE batch = ?1 AND guid = ?2 AND state <> 'rejected'",
                     )?
                     .execute((&batch, guid))?;
                 }
-                let entered = awaiting(
-                    c,
-                    "SELECT delivery FROM sfs_carried WHERE batch = ?1 GROUP BY delivery HAVING min(state = 'confirmed')",
-                    &batch,
-                )?;
-                parked::conclude(c, &entered, "done", None, now)?;
-                Ok(entered.len())
+                conclude_of(c, &sealer, &batch, now)
             })
             .await
     }
 
     /// The EMR has refused a treatment of a post: its delivery is dead, if it has awaited a result, and what the EMR says
-    /// is kept with it. Gives whether it was.
+    /// is kept with it. Gives how many deliveries were concluded.
     pub async fn reject(
         &self,
         batch: String,
         guid: String,
         message: String,
         now: DateTime<Utc>,
-    ) -> Result<bool, Unavailable> {
+    ) -> Result<usize, Unavailable> {
         let sealer = self.store.sealer().clone();
         self.store
             .write(move |c| {
@@ -139,20 +134,65 @@ impl Ledger {
                     "UPDATE sfs_carried SET state = 'rejected', message = ?3 WHERE batch = ?1 AND guid = ?2",
                 )?
                 .execute((&batch, &guid, sealed))?;
-                let refused = awaiting(
-                    c,
-                    "SELECT delivery FROM sfs_carried WHERE batch = ?1 AND state = 'rejected'",
-                    &batch,
-                )?;
-                parked::conclude(c, &refused, "dead", Some(REJECTED), now)?;
-                for delivery in &refused {
-                    let said = said_of(c, &sealer, &batch, *delivery)?;
-                    output::keep(c, &sealer, DeliveryId(*delivery), &said)?;
-                }
-                Ok(!refused.is_empty())
+                conclude_of(c, &sealer, &batch, now)
             })
             .await
     }
+}
+
+/// Ends those deliveries of a post whose results are known; gives how many.
+fn conclude_of(
+    c: &Connection,
+    sealer: &Sealer,
+    batch: &str,
+    now: DateTime<Utc>,
+) -> rusqlite::Result<usize> {
+    let carried: Vec<i64> = c
+        .prepare_cached("SELECT DISTINCT delivery FROM sfs_carried WHERE batch = ?1")?
+        .query_map([batch], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut concluded = 0;
+    for delivery in carried {
+        concluded += usize::from(conclude(c, sealer, DeliveryId(delivery), now)?);
+    }
+    Ok(concluded)
+}
+
+/// Ends a delivery that awaits its results, if they are known. All that its last attempt has sent counts, in however many
+/// posts. Also asked when it begins to wait: a result may be here before the record of what it is about.
+pub(super) fn conclude(
+    c: &Connection,
+    sealer: &Sealer,
+    delivery: DeliveryId,
+    now: DateTime<Utc>,
+) -> rusqlite::Result<bool> {
+    let is_awaiting = c
+        .prepare_cached("SELECT 1 FROM parked WHERE delivery = ?1 AND why = 'awaits_result'")?
+        .exists([delivery.0])?;
+    if !is_awaiting {
+        return Ok(false);
+    }
+    let (carried, entered, refused): (u32, u32, u32) = c
+        .prepare_cached(
+            "SELECT count(*), sum(state = 'confirmed'), sum(state = 'rejected')
+             FROM sfs_carried JOIN sfs_post USING (batch) WHERE delivery = ?1 AND posted_at =
+               (SELECT max(posted_at) FROM sfs_carried JOIN sfs_post USING (batch) WHERE delivery = ?1)",
+        )?
+        .query_row([delivery.0], |row| {
+            // There is no sum of nothing.
+            let sum = |column| row.get::<_, Option<u32>>(column).map(Option::unwrap_or_default);
+            Ok((row.get(0)?, sum(1)?, sum(2)?))
+        })?;
+    if refused > 0 {
+        parked::conclude(c, &[delivery.0], "dead", Some(REJECTED), now)?;
+        let said = said_of(c, sealer, delivery)?;
+        output::keep(c, sealer, delivery, &said)?;
+    } else if carried > 0 && carried == entered {
+        parked::conclude(c, &[delivery.0], "done", None, now)?;
+    } else {
+        return Ok(false);
+    }
+    Ok(true)
 }
 
 fn is_owner(c: &Connection, epoch: Epoch) -> rusqlite::Result<bool> {
@@ -260,6 +300,11 @@ fn end(c: &Connection, post: &Post, ended: Ended) -> rusqlite::Result<()> {
             }
         }
     }
+    if ended == Ended::Refused {
+        // It has no results; and what it carried is in other posts of this attempt.
+        c.prepare_cached("DELETE FROM sfs_post WHERE batch = ?1")?
+            .execute([&post.batch])?;
+    }
     Ok(())
 }
 
@@ -293,36 +338,22 @@ fn batch_of(c: &Connection, batch: &str) -> rusqlite::Result<Option<PostedBatch>
     }))
 }
 
-/// Those of the deliveries that `which` finds in a post which still await its result.
-fn awaiting(c: &Connection, which: &str, batch: &str) -> rusqlite::Result<Vec<i64>> {
-    c.prepare_cached(&format!(
-        "SELECT delivery FROM parked WHERE why = 'awaits_result' AND delivery IN ({which}) ORDER BY delivery"
-    ))?
-    .query_map([batch], |row| row.get(0))?
-    .collect()
-}
-
 /// Where a message is sealed to: it opens only as what was said of that treatment.
 fn place(batch: &str, guid: &str) -> String {
     format!("sfs/{batch}/{guid}")
 }
 
 /// All that was said of a delivery's refused treatments.
-fn said_of(
-    c: &Connection,
-    sealer: &Sealer,
-    batch: &str,
-    delivery: i64,
-) -> rusqlite::Result<Output> {
+fn said_of(c: &Connection, sealer: &Sealer, delivery: DeliveryId) -> rusqlite::Result<Output> {
     let mut said = Output::default();
     let mut statement = c.prepare_cached(
-        "SELECT guid, message FROM sfs_carried WHERE batch = ?1 AND delivery = ?2 AND state = 'rejected' ORDER BY guid",
+        "SELECT batch, guid, message FROM sfs_carried WHERE delivery = ?1 AND state = 'rejected' ORDER BY guid",
     )?;
-    let mut rows = statement.query((batch, delivery))?;
+    let mut rows = statement.query([delivery.0])?;
     while let Some(row) = rows.next()? {
-        let guid: String = row.get(0)?;
-        let sealed: Vec<u8> = row.get(1)?;
-        let message = sealer.open(&place(batch, &guid), &sealed);
+        let (batch, guid): (String, String) = (row.get(0)?, row.get(1)?);
+        let sealed: Vec<u8> = row.get(2)?;
+        let message = sealer.open(&place(&batch, &guid), &sealed);
         let message = message.and_then(crate::store::Opened::into_text);
         let message = message.unwrap_or_else(|_| "(damaged)".to_owned());
         said.push(format!("{guid}: {message}\n").as_bytes());

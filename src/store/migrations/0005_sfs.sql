@@ -35,3 +35,4 @@ CREATE TABLE sfs_carried (
   message  BLOB,                        -- what the EMR said of its rejection, sealed
   PRIMARY KEY (batch, guid)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX sfs_carried_delivery ON sfs_carried (delivery);

@@ -1,20 +1,27 @@
 //! The real binary, from the vendor to the EMR.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use chrono::Utc;
-use fullscript_events::domain::{DeliveryState, Parked};
+use fullscript_events::app;
+use fullscript_events::clock::SystemClock;
+use fullscript_events::domain::{DeliveryId, DeliveryState, Parked};
 use fullscript_events::http;
 use fullscript_events::ledger::{Ledger, SinkRow};
+use fullscript_events::lifecycle::Lifecycle;
+use fullscript_events::pipeline::Scope;
 use fullscript_events::simulator::Options;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::emr::{Answer, Emr};
 use crate::binary::{LIMIT, Running};
-use crate::world::{Setup, World, assert_same_ids, own, write_secret};
+use crate::world::{Setup, World, assert_same_ids, check_invariants, own, write_secret};
 
 const KEYS: [(&str, &str); 2] = [("oak", "canary-key-of-oak"), ("elm", "canary-key-of-elm")];
 
@@ -272,62 +279,83 @@ async fn batches_deliver_each_event_once_however_bodies_are_kept_and_lines_are_f
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_late_result_ends_the_delivery_that_it_is_about_and_no_other() {
-    let emr = Emr::start().await;
+/// Three plans and a patient, in a cycle of this process; the EMR may call back before it answers.
+async fn awaiting(emr: &Emr, is_early: bool) -> World {
     let sfs = "mode = \"treatments\"\nbatch = 9\nlate_results = \"7d\"";
-    let world = world_before_login(
-        &emr,
-        &["oak"],
-        "match = [\"treatment_plan.*\", \"patient.*\"]",
-        sfs,
-    )
-    .await;
+    let sink_keys = "match = [\"treatment_plan.*\", \"patient.*\"]";
+    let world = world_before_login(emr, &["oak"], sink_keys, sfs).await;
     let mut server = JoinSet::new();
     log_in_with_visits(&world, &mut server).await;
     let oak = &world.clinic("oak").clinic_id;
     world.vendor.make_events(3, oak, "treatment_plan.created");
     world.vendor.make_event(oak, "patient.created").unwrap();
-    assert_no_canary(&cycle(&world));
-    let row = sink(&world).await;
-    assert_eq!(
-        (
-            row.parked(Parked::AwaitsResult),
-            row.count(DeliveryState::Skipped)
-        ),
-        (3, 1)
-    );
+    // So that the treatments of one event are in several posts.
+    emr.inside.lock().unwrap().most = Some(1);
+    let config = world.config();
+    let owner = own(&config);
+    let clock = Arc::new(SystemClock::start());
+    let pipeline = app::open(&config, &owner, clock).await.unwrap();
+    let lanes = pipeline.lanes.iter().copied().collect();
+    pipeline.ledger.make_due(lanes).await.unwrap();
+    if is_early {
+        emr.inside.lock().unwrap().results = Some(pipeline.ledger.clone());
+    }
+    let life = Lifecycle::begin();
+    let running = Arc::clone(&pipeline).run_until_drained(&life, Scope::Everything);
+    running.await;
+    pipeline.tokens.drain().await;
+    emr.inside.lock().unwrap().results = None;
+    world
+}
 
+/// What each delivery's last posts carried: guid and batch.
+async fn carried(ledger: &Ledger, emr: &Emr) -> BTreeMap<DeliveryId, Vec<(String, String)>> {
+    let mut carried: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for post in emr.posts() {
+        let id = post.object["id"].as_str().unwrap().to_owned();
+        // The whole, which was refused, is forgotten.
+        let Some(batch) = ledger.batch(id.clone()).await.unwrap() else {
+            continue;
+        };
+        assert_eq!(batch.clinic.as_str(), "oak");
+        for item in batch.items {
+            let of = carried.entry(item.delivery).or_default();
+            of.push((id.clone(), item.guid));
+        }
+    }
+    carried
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_result_ends_the_delivery_that_it_is_about_and_no_other() {
+    let emr = Emr::start().await;
+    let world = awaiting(&emr, false).await;
+    let row = sink(&world).await;
+    let counts = (
+        row.parked(Parked::AwaitsResult),
+        row.count(DeliveryState::Skipped),
+    );
+    assert_eq!(counts, (3, 1));
     let refused = {
         let owner = own(&world.config());
         let ledger = Ledger::new(owner.store().clone(), owner.epoch());
-        let mut carried = Vec::new();
-        for post in emr.posts() {
-            let id = post.object["id"].as_str().unwrap().to_owned();
-            let batch = ledger.batch(id.clone()).await.unwrap().unwrap();
-            assert_eq!(batch.clinic.as_str(), "oak");
-            carried.extend(batch.items.into_iter().map(|item| (id.clone(), item)));
-        }
-        let refused = carried[0].1.delivery;
+        let carried = carried(&ledger, &emr).await;
+        assert_eq!(carried.len(), 3);
+        let split = |of: &Vec<(String, String)>| of.iter().any(|(batch, _)| *batch != of[0].0);
+        assert!(carried.values().any(split), "{carried:?}");
+        let refused = *carried.keys().next().unwrap();
         let now = Utc::now();
-        // The other things of that event were entered, before and after.
-        for (batch, item) in &carried {
-            let (batch, guid) = (batch.clone(), item.guid.clone());
-            if *guid == carried[0].1.guid {
-                let words = "Inventory item not found, of Ada Canary".to_owned();
-                assert!(
-                    ledger
-                        .reject(batch.clone(), guid.clone(), words, now)
-                        .await
-                        .unwrap()
-                );
-                // Said twice, it is no other.
-                ledger
-                    .reject(batch, guid, "Inventory item not found".to_owned(), now)
-                    .await
-                    .unwrap();
-            } else {
-                ledger.confirm(batch, vec![guid], now).await.unwrap();
+        for (delivery, things) in carried {
+            let last = things.len() - 1;
+            for (at, (batch, guid)) in things.into_iter().enumerate() {
+                // One of the others is enough to be refused, and none of them to be done.
+                let ended = if delivery == refused && at == last {
+                    let words = "Inventory item not found, of Ada Canary".to_owned();
+                    ledger.reject(batch, guid, words, now).await.unwrap()
+                } else {
+                    ledger.confirm(batch, vec![guid], now).await.unwrap()
+                };
+                assert_eq!(ended, usize::from(at == last));
             }
         }
         refused
@@ -344,5 +372,25 @@ async fn a_late_result_ends_the_delivery_that_it_is_about_and_no_other() {
         shown.contains("Inventory item not found, of Ada Canary"),
         "{shown}"
     );
-    crate::world::check_invariants(&world.ledger_path());
+    check_invariants(&world.ledger_path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_is_here_before_the_record_of_its_post_is_heard() {
+    let emr = Emr::start().await;
+    let world = awaiting(&emr, true).await;
+    let row = sink(&world).await;
+    assert_eq!(
+        row.count(DeliveryState::Parked),
+        0,
+        "nothing is waited for in vain"
+    );
+    let states = [DeliveryState::Done, DeliveryState::Dead];
+    assert_eq!(
+        states.map(|state| row.count(state)),
+        [2, 1],
+        "{:?}",
+        row.counts
+    );
+    check_invariants(&world.ledger_path());
 }

@@ -10,6 +10,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use chrono::Utc;
+use fullscript_events::ledger::Ledger;
 use serde::Deserializer as _;
 use serde::de::{MapAccess, Visitor};
 use serde_json::{Value, json};
@@ -71,6 +73,10 @@ pub(crate) struct Inside {
     pub(crate) dropped: usize,
     /// What was filed, in its order.
     pub(crate) filed: Vec<String>,
+    /// The most items that it takes in one post, if that is bounded.
+    pub(crate) most: Option<usize>,
+    /// Where it says, before it answers, that the first treatment of all is refused and the others are entered.
+    pub(crate) results: Option<Ledger>,
     /// Orders of each treatment, and the quantity they come to.
     pub(crate) orders: BTreeMap<String, (usize, i64)>,
 }
@@ -165,11 +171,33 @@ async fn receive(
     body: Bytes,
 ) -> Response {
     let answer = take(&mut inside.lock().unwrap(), headers, &body);
+    let (results, post) = {
+        let inside = inside.lock().unwrap();
+        (inside.results.clone(), inside.posts.last().cloned())
+    };
+    let is_taken = answer.as_ref().is_ok_and(|said| said.status().is_success());
+    if let (Some(ledger), Some(post), true) = (results, post, is_taken) {
+        let is_first = inside.lock().unwrap().filed.len() == 1;
+        call_back(&ledger, &post, is_first).await;
+    }
     if let Ok(response) = answer {
         return response;
     }
     worked.notify_one();
     std::future::pending().await
+}
+
+/// The result of a post of one treatment: the first of all is refused, the others are entered.
+async fn call_back(ledger: &Ledger, post: &Post, is_first: bool) {
+    let batch = post.object["id"].as_str().unwrap().to_owned();
+    let guid = post.ids().remove(0);
+    let now = Utc::now();
+    if is_first {
+        let words = "Inventory item not found, of Ada Canary".to_owned();
+        ledger.reject(batch, guid, words, now).await.unwrap();
+    } else {
+        ledger.confirm(batch, vec![guid], now).await.unwrap();
+    }
 }
 
 struct Hangs;
@@ -200,6 +228,9 @@ fn take(inside: &mut Inside, headers: HeaderMap, body: &[u8]) -> Result<Response
             response.headers_mut().insert(*name, value.parse().unwrap());
         }
         return Ok(response);
+    }
+    if inside.most.is_some_and(|most| post.items().len() > most) {
+        return Ok(StatusCode::BAD_REQUEST.into_response());
     }
     if let Some(unknown) = post.ids().iter().find(|id| inside.unknown.contains(*id)) {
         let message =

@@ -55,7 +55,7 @@ fn settings(url: &str, sfs: &str) -> config::WebhookSink {
         "[app]\nenvironment = \"us\"\nclient_id = \"i\"\nclient_secret = {{ env = \"S\" }}\n\
          redirect_uri = \"http://127.0.0.1:8765/callback\"\n[state]\nseal_key = {{ env = \"K\" }}\n\
          [[clinics]]\nname = \"elm\"\n[[clinics]]\nname = \"oak\"\n\
-         [[sinks]]\nname = \"sfs\"\nkind = \"webhook\"\nclinics = [\"*\"]\nurl = {url:?}\nsignature = \"none\"\ntimeout = \"1s\"\n\
+         [[sinks]]\nname = \"sfs\"\nkind = \"webhook\"\nclinics = [\"*\"]\nurl = {url:?}\nsignature = \"none\"\ntimeout = \"2s\"\n\
          format = \"sfs\"\n[sinks.sfs]\n{sfs}\nclinic_keys = {{ oak = {{ env = \"O\" }}, elm = {{ env = \"E\" }} }}\n"
     );
     let loaded = config::parse(&text, Path::new("config.toml")).unwrap_or_else(|e| panic!("{e}"));

@@ -662,3 +662,33 @@ async fn an_accepted_batch_awaits_its_result_and_is_found_by_its_id() {
     );
     assert_eq!(bench.ledger.batch("other".to_owned()).await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn where_an_order_is_kept_one_call_at_a_time_takes_what_is_due() {
+    for (sfs, takes, places) in [
+        ("", 1, 8),
+        ("mode = \"notes\"", 1, 8),
+        ("batch = 50", 50, 1),
+        // One for each of the clinics that may be at it.
+        (TREATMENTS, 8, 1),
+        ("mode = \"treatments\"\nbatch = 20", 20, 1),
+    ] {
+        let bench = Bench::new(sfs).await;
+        let found = (bench.sink.batch(), bench.sink.concurrency());
+        assert_eq!(found, (takes, places), "{sfs}");
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_own_the_ledger_any_more_sends_no_treatment() {
+    let bench = Bench::new(TREATMENTS).await;
+    let stale = opened(&bench.emr, TREATMENTS, &bench.ledger);
+    let bench = bench.started_again(TREATMENTS).await;
+    let outcomes = stale
+        .deliver(&[plan(1, 2, &["v"])], at(0))
+        .await
+        .unwrap()
+        .outcomes;
+    assert_eq!(words(&outcomes), ["not sent"]);
+    assert!(bench.emr.posts().is_empty());
+}

@@ -189,7 +189,7 @@ enum Command {
     Demo(demo::Args),
     /// Serve an imitation of the Fullscript API.
     #[command(after_help = "Example: fullscript-events simulate --clinics 2 --live-every 5s")]
-    Simulate(simulate::Args),
+    Simulate(Box<simulate::Args>),
     /// Print the completions of a shell.
     Completions(docs::CompletionsArgs),
     /// Print the manual page, or write one per command.
@@ -216,7 +216,7 @@ pub fn main() -> ExitCode {
         Command::Deliveries(args) => deliveries::run(&cli.config, args),
         Command::Sinks(args) => sinks::run(&cli.config, args),
         Command::Routes(args) => routes::run(&cli.config, args),
-        Command::Simulate(args) => simulate::run(args),
+        Command::Simulate(args) => simulate::run(*args),
         Command::Completions(args) => docs::completions(&args),
         Command::Man(args) => docs::man(&args),
     };

@@ -11,6 +11,7 @@
 //! | `world` | everything that changes, behind one lock |
 //! | `tokens`, `events`, `listing`, `limiter`, `faults`, `data`, `seeded` | pure: state and decisions |
 //! | `reply` | answers, whole and broken |
+//! | `emr` | apart from all this: the imitation of an EMR that Smart Flow Sheet's events are posted to |
 //!
 //! Every unknown of `fullscript-api.md` §8 is an [`Options`] field. The same seed, clock and calls give the same ids,
 //! tokens, delays and bodies.
@@ -20,6 +21,7 @@ mod api;
 mod control;
 mod counters;
 mod data;
+pub mod emr;
 mod events;
 mod faults;
 mod handle;

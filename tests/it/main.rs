@@ -40,6 +40,7 @@ mod process;
 mod programs;
 mod receiver;
 mod sfs;
+mod sfs_emr;
 mod sinks;
 mod sqlite;
 mod standard;

@@ -21,6 +21,7 @@ pub mod domain;
 pub mod fetch;
 pub mod format;
 pub mod http;
+pub mod late;
 pub mod ledger;
 pub mod lifecycle;
 pub mod list;

@@ -85,6 +85,7 @@ fn each_step_imports_nouns_and_its_own_port() {
         ("format", &["domain"]),
         ("sinks", &["config", "crash", "domain", "format", "http"]),
         ("ledger", &["breaker", "decide", "domain", "sinks", "store"]),
+        ("late", &["domain", "store"]),
         ("store", &[]),
         (
             "token",

@@ -12,7 +12,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{CommandResult, Exit, Failure};
 use crate::domain::KNOWN_CATEGORIES;
 use crate::simulator::{
-    Bounds, Delay, ErrorBody, Options, RateLimit, RetryAfter, Rotation, Simulator, StartError,
+    Bounds, Delay, EmrIds, ErrorBody, Options, RateLimit, RetryAfter, Rotation, Simulator,
+    StartError,
 };
 
 /// Arguments of `simulate`.
@@ -36,6 +37,9 @@ pub(super) struct Args {
     /// How many days of past there are; Fullscript lists 30.
     #[arg(long, default_value_t = 30)]
     days: u32,
+    /// Give every patient an id of the EMR's own (`metadata.id`); else /_control/emr-ids sets them.
+    #[arg(long)]
+    emr_ids: bool,
     /// Make a new event so often, such as `5s`; none if absent.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     live_every: Option<Duration>,
@@ -184,6 +188,11 @@ fn options(args: &Args) -> Options {
     Options {
         listen: args.listen,
         seed: args.seed,
+        emr_ids: if args.emr_ids {
+            EmrIds::OfPatients
+        } else {
+            EmrIds::None
+        },
         zone: args.zone,
         bounds: args.bounds,
         error_body: args.error_body,

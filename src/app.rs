@@ -166,6 +166,13 @@ pub async fn open(
     let settings = config.poll.budget;
     let budget = Budget::open(owner.store().clone(), Arc::clone(&clock), settings).await?;
     let tokens = tokens(config, owner.store(), &clock, budget.clone())?;
+    let api = Arc::new(Api::new(
+        config.app.api_base.clone(),
+        config.poll.concurrency,
+        tokens.clone(),
+        budget,
+        Arc::clone(&clock),
+    ));
     let names: Vec<_> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
     // The backlog belongs to the name: under a new one it would wait for ever, unseen.
     let strangers = ledger.query().strangers(names.clone()).await?;
@@ -222,13 +229,7 @@ pub async fn open(
     let pace = Pace::for_lanes(&config.poll, lanes.len());
     report_pace(config, pace, lanes.len());
     Ok(Arc::new(Pipeline {
-        api: Api::new(
-            config.app.api_base.clone(),
-            config.poll.concurrency,
-            tokens.clone(),
-            budget,
-            Arc::clone(&clock),
-        ),
+        api,
         routes: Routes::new(config, &ids),
         ledger,
         tokens,

@@ -15,6 +15,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod crash;
+pub mod crosswalk;
 pub mod decide;
 pub mod deliver;
 pub mod domain;

@@ -79,6 +79,7 @@ fn each_step_imports_nouns_and_its_own_port() {
         ("list", &["api", "domain"]),
         ("route", &["config", "domain", "ledger"]),
         ("fetch", &["api", "domain"]),
+        ("crosswalk", &["api", "clock", "domain", "ledger"]),
         ("deliver", &["domain", "ledger", "sinks"]),
         ("decide", &["config", "domain"]),
         ("breaker", &["decide", "domain"]),

@@ -11,6 +11,7 @@
 mod auth;
 mod backfill;
 mod config;
+mod crosswalk;
 mod deliveries;
 mod demo;
 mod docs;
@@ -181,6 +182,8 @@ enum Command {
     Sinks(sinks::Args),
     /// Tell who gets what, and why.
     Routes(routes::Args),
+    /// List whom Fullscript knows no id of the EMR's for (sinks with format = "sfs").
+    Crosswalk(crosswalk::Args),
     /// Check or create the configuration.
     Config(config::Args),
     /// Give, list and revoke the clinics' grants.
@@ -208,6 +211,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(&cli.config, &args),
         Command::Backfill(args) => backfill::run(&cli.config, &args),
+        Command::Crosswalk(args) => crosswalk::run(&cli.config, args),
         Command::Config(args) => config::run(&cli.config, args),
         Command::Auth(args) => auth::run(&cli.config, args),
         Command::Demo(args) => demo::run(&args),

@@ -21,6 +21,7 @@
 
 mod choice;
 mod clocks;
+mod crosswalk;
 mod details;
 mod intake;
 mod jobs;
@@ -46,6 +47,7 @@ use crate::store::{Epoch, Store};
 
 pub use choice::{Choice, DeliveryFilter, DeliveryOf};
 pub use clocks::{Doubt, Heard, Watch};
+pub use crosswalk::{Gap, Looked, Waiting};
 pub use details::{Detail, Fetched, Owed, Owing, Taker};
 pub use intake::{Admitted, Found, Page, Progress};
 pub use jobs::{Asked, Job, JobLane, JobRequest, JobTotals};

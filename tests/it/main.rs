@@ -20,6 +20,7 @@ mod bodies;
 mod budget;
 mod canaries;
 mod commands;
+mod crosswalk;
 mod demo;
 mod disk;
 mod enrich;

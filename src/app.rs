@@ -12,6 +12,7 @@ use crate::api::Api;
 use crate::api::budget::Budget;
 use crate::clock::SharedClock;
 use crate::config::{self, Bodies, Config};
+use crate::crosswalk::Crosswalk;
 use crate::decide::Rules;
 use crate::domain::{Lane, OrderBy};
 use crate::http::BuildError;
@@ -19,7 +20,7 @@ use crate::ledger::{Ledger, Restored};
 use crate::pipeline::{Activity, Handover, Health, OpenSink, Pipeline};
 use crate::route::Routes;
 use crate::schedule::Pace;
-use crate::sinks::{self, AnySink, Ports, Sink as _, Uncrossed};
+use crate::sinks::{self, AnySink, Ports, Sink as _};
 use crate::store::{AcceptedLoss, Host, OpenError, Owner, Place, SealKey, Store, Unavailable};
 use crate::token::Tokens;
 
@@ -187,7 +188,11 @@ pub async fn open(
     ledger.keep_bodies(are_kept).await?;
     let ports = Ports {
         recorder: Arc::new(ledger.clone()),
-        crosswalk: Arc::new(Uncrossed),
+        crosswalk: Arc::new(Crosswalk::new(
+            Arc::clone(&api),
+            ledger.clone(),
+            Arc::clone(&clock),
+        )),
         treatments: Arc::new(ledger.clone()),
     };
     let mut sinks = Vec::with_capacity(config.sinks.len());

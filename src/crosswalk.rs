@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::future::BoxFuture;
 use serde_json::Value;
 
 use crate::api::budget::Share;
@@ -18,6 +19,7 @@ use crate::api::{Api, Trouble};
 use crate::clock::SharedClock;
 use crate::domain::{ClinicName, Subject};
 use crate::ledger::{Ledger, Looked};
+use crate::sinks::{self, Crossed};
 
 /// How long the EMR's id is used without asking again.
 const FOUND_FOR: TimeDelta = TimeDelta::days(1);
@@ -30,16 +32,6 @@ const REFUSED_FOR: TimeDelta = TimeDelta::minutes(1);
 const LARGEST_RECORD: usize = 1 << 20;
 /// The longest id of an EMR that is believed, in bytes.
 const LONGEST_ID: usize = 255;
-
-/// What the crosswalk says. Carries the EMR's id of somebody: no `Debug`.
-pub enum Found {
-    /// The EMR's own id.
-    Id(String),
-    /// Fullscript knows none.
-    None,
-    /// It cannot be asked now; why, for logs: no health data.
-    Unavailable(String),
-}
 
 /// Asks Fullscript, and remembers.
 pub struct Crosswalk {
@@ -104,20 +96,17 @@ impl Crosswalk {
         }
     }
 
-    /// The EMR's id of what a clinic's event is about: of the plan itself, if it has one, else of its patient.
-    pub async fn hospitalization_id(&self, clinic: &ClinicName, subject: Subject) -> Found {
-        let looked = match self.look(clinic, &subject).await {
-            Ok(looked) => looked,
-            Err(why) => return Found::Unavailable(why),
+    /// Of the plan itself, if it has one, else of its patient.
+    async fn cross(&self, clinic: &ClinicName, subject: &Subject) -> Result<Crossed, String> {
+        let looked = self.look(clinic, subject).await?;
+        let emr_id = match (looked.emr_id, looked.patient) {
+            (None, Some(patient)) => {
+                let patient = Subject::Patient(patient);
+                self.look(clinic, &patient).await?.emr_id
+            }
+            (own, _) => own,
         };
-        match (looked.emr_id, looked.patient) {
-            (Some(emr_id), _) => Found::Id(emr_id),
-            (None, Some(patient)) => match self.look(clinic, &Subject::Patient(patient)).await {
-                Ok(looked) => looked.emr_id.map_or(Found::None, Found::Id),
-                Err(why) => Found::Unavailable(why),
-            },
-            (None, None) => Found::None,
-        }
+        Ok(emr_id.map_or(Crossed::None, Crossed::Found))
     }
 
     /// What Fullscript says of one record: what it said lately, or says now.
@@ -193,6 +182,19 @@ impl Crosswalk {
 
     fn refused(&self) -> std::sync::MutexGuard<'_, HashMap<(ClinicName, Kind), DateTime<Utc>>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl sinks::Crosswalk for Crosswalk {
+    fn hospitalization_id<'a>(
+        &'a self,
+        clinic: &'a ClinicName,
+        subject: Subject,
+    ) -> BoxFuture<'a, Crossed> {
+        Box::pin(async move {
+            let crossed = self.cross(clinic, &subject).await;
+            crossed.unwrap_or_else(Crossed::Unavailable)
+        })
     }
 }
 

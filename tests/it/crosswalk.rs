@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use fullscript_events::app;
 use fullscript_events::clock::{Clock as _, ManualClock, SharedClock, SystemClock};
-use fullscript_events::crosswalk::{Crosswalk, Found};
+use fullscript_events::crosswalk::Crosswalk;
 use fullscript_events::domain::{ClinicName, Subject};
 use fullscript_events::simulator::{Endpoint, ErrorBody, Fault, FaultRule, Options, RecordKind};
+use fullscript_events::sinks::{Crossed, Crosswalk as _};
 use fullscript_events::store::Owner;
 use serde_json::Value;
 
@@ -60,9 +61,9 @@ impl Open {
     async fn ask(&self, subject: Subject) -> String {
         let oak = ClinicName::new("oak").unwrap();
         match self.crosswalk.hospitalization_id(&oak, subject).await {
-            Found::Id(id) => id,
-            Found::None => "none".to_owned(),
-            Found::Unavailable(why) => format!("unavailable: {why}"),
+            Crossed::Found(id) => id,
+            Crossed::None => "none".to_owned(),
+            Crossed::Unavailable(why) => format!("unavailable: {why}"),
         }
     }
 

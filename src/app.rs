@@ -11,11 +11,12 @@ use std::time::Duration;
 use crate::api::Api;
 use crate::api::budget::Budget;
 use crate::clock::SharedClock;
-use crate::config::{self, Bodies, Config};
+use crate::config::{self, Bodies, Config, SinkKind};
 use crate::crosswalk::Crosswalk;
 use crate::decide::Rules;
 use crate::domain::{Lane, OrderBy};
 use crate::http::BuildError;
+use crate::late;
 use crate::ledger::{Ledger, Restored};
 use crate::pipeline::{Activity, Handover, Health, OpenSink, Pipeline};
 use crate::route::Routes;
@@ -59,6 +60,9 @@ pub enum StartError {
     /// The HTTP client cannot be built.
     #[error(transparent)]
     Http(#[from] BuildError),
+    /// The address for late results cannot be had.
+    #[error(transparent)]
+    Late(#[from] late::ListenError),
     /// Deliveries wait for sinks that the configuration does not name.
     #[error("{}", strangers(.0))]
     Strangers(Vec<(String, u64)>),
@@ -247,6 +251,28 @@ pub async fn open(
         in_flight: config.poll.concurrency,
         activity: Activity::default(),
     }))
+}
+
+/// Binds the endpoint for late results, if one is configured, with the keys that it takes.
+pub async fn late_results(
+    config: &Config,
+) -> Result<Option<(late::Endpoint, late::Keys)>, StartError> {
+    let Some(settings) = &config.late else {
+        return Ok(None);
+    };
+    let emr = secret("sfs.emr_api_key", settings.emr_api_key.read())?;
+    let mut clinics = Vec::new();
+    for sink in &config.sinks {
+        let SinkKind::Webhook(webhook) = &sink.kind else {
+            continue;
+        };
+        for (clinic, key) in webhook.sfs.iter().flat_map(|sfs| &sfs.clinic_keys) {
+            let at = format!("sink {}: sfs.clinic_keys.{clinic}", sink.name);
+            clinics.push((clinic.clone(), secret(&at, key.read())?));
+        }
+    }
+    let endpoint = late::Endpoint::bind(settings.listen).await?;
+    Ok(Some((endpoint, late::Keys::new(&emr, clinics))))
 }
 
 fn report_restored(restored: Restored) {

@@ -16,7 +16,7 @@ const SCHEMA: u32 = 1;
 /// How wide the advice is.
 const WIDTH: usize = 100;
 const MENDED_BY: &str = "To mend it, have your EMR's integration enter the EMR's own id in Fullscript, as metadata.id of the \
-     patient (or of the plan). It is noticed within the hour.";
+     patient (or of the plan). It is noticed at the next attempt.";
 
 /// Arguments of `crosswalk`.
 #[derive(Debug, clap::Args)]
@@ -236,7 +236,7 @@ mod tests {
         3 deliveries of oak to chart wait for an id; next attempt in 20 min.
 
         To mend it, have your EMR's integration enter the EMR's own id in Fullscript, as metadata.id of the
-        patient (or of the plan). It is noticed within the hour.
+        patient (or of the plan). It is noticed at the next attempt.
         At once: fullscript-events crosswalk check --refresh
         ");
         let refreshed = Found {

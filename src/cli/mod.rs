@@ -99,6 +99,7 @@ impl From<StartError> for Failure {
             StartError::Secret { .. }
             | StartError::Sink(_)
             | StartError::Http(_)
+            | StartError::Late(_)
             | StartError::Strangers(_) => Exit::Config,
         };
         Self::new(exit, error)

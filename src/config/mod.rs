@@ -9,6 +9,7 @@ mod duration;
 mod enrich;
 mod file;
 mod id_url;
+mod late;
 mod load;
 mod presets;
 mod problem;
@@ -26,6 +27,7 @@ use url::Url;
 pub use self::duration::{parse_duration, show_duration};
 pub use self::enrich::{Enrich, Enrichment};
 pub use self::id_url::{IdUrl, IdUrlError};
+pub use self::late::LateResults;
 pub use self::load::{Loaded, load, parse};
 pub use self::presets::environments;
 pub use self::problem::{Invalid, Problem};
@@ -50,6 +52,8 @@ pub struct Config {
     pub sinks: Vec<Sink>,
     /// What is said of events beside what the vendor says. Shared by whoever writes a body.
     pub enrich: Arc<Enrich>,
+    /// Where late results are taken, if anywhere.
+    pub late: Option<LateResults>,
 }
 
 impl Config {
@@ -58,6 +62,13 @@ impl Config {
     pub fn secrets(&self) -> Vec<(String, &SecretRef, Holds)> {
         let app = "app.client_secret".to_owned();
         let mut secrets = vec![(app, &self.app.client_secret, Holds::Text)];
+        if let Some(late) = &self.late {
+            secrets.push((
+                "sfs.emr_api_key".to_owned(),
+                &late.emr_api_key,
+                Holds::Token,
+            ));
+        }
         for (index, sink) in self.sinks.iter().enumerate() {
             let mut add = |key, secret, holds| {
                 secrets.push((format!("sinks[{index}].{key}"), secret, holds));

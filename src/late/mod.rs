@@ -20,12 +20,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use self::keys::Keys;
 pub use self::results::{Said, Verdict, Words};
+use crate::clock::SharedClock;
 use crate::domain::ClinicName;
 use crate::store::Unavailable;
 
@@ -46,9 +48,14 @@ pub trait LateResults: Send + Sync + 'static {
     /// The batch of this id.
     fn batch(&self, id: String) -> BoxFuture<'_, Result<Option<Batch>, Unavailable>>;
 
-    /// Notes, durably, what was said of treatments of a batch. The first word about a treatment stands: a repeat changes
-    /// nothing, nor does a contradiction.
-    fn settle(&self, id: String, verdicts: Vec<Verdict>) -> BoxFuture<'_, Result<(), Unavailable>>;
+    /// Notes, durably, what was said of treatments of a batch. A repeat changes nothing. What was rejected stays so, and
+    /// what is done is done.
+    fn settle(
+        &self,
+        id: String,
+        verdicts: Vec<Verdict>,
+        now: DateTime<Utc>,
+    ) -> BoxFuture<'_, Result<(), Unavailable>>;
 }
 
 /// A memory that all requests share.
@@ -85,8 +92,14 @@ impl Endpoint {
     }
 
     /// Serves until `stop`; what is in flight then is answered.
-    pub async fn serve(self, keys: Keys, results: SharedLateResults, stop: CancellationToken) {
-        server::serve(self.listener, keys, results, stop).await;
+    pub async fn serve(
+        self,
+        keys: Keys,
+        results: SharedLateResults,
+        clock: SharedClock,
+        stop: CancellationToken,
+    ) {
+        server::serve(self.listener, (keys, results, clock), stop).await;
     }
 }
 

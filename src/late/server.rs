@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::results::{self, Refusal};
 use super::{Keys, PATH, SharedLateResults};
+use crate::clock::SharedClock;
 
 /// The longest body that is read: a batch of thousands of treatments, in bytes.
 pub(super) const LONGEST_BODY: usize = 4 << 20;
@@ -30,18 +31,19 @@ const LATER: HeaderValue = HeaderValue::from_static("30");
 struct Inside {
     keys: Keys,
     results: SharedLateResults,
+    clock: SharedClock,
     places: Semaphore,
 }
 
 pub(super) async fn serve(
     listener: TcpListener,
-    keys: Keys,
-    results: SharedLateResults,
+    (keys, results, clock): (Keys, SharedLateResults, SharedClock),
     stop: CancellationToken,
 ) {
     let inside = Arc::new(Inside {
         keys,
         results,
+        clock,
         places: Semaphore::new(AT_ONCE),
     });
     let router = Router::new().route(PATH, post(receive)).with_state(inside);
@@ -91,7 +93,11 @@ async fn receive(State(inside): State<Arc<Inside>>, request: Request) -> Respons
         Err(refusal) => return refused(refusal),
     };
     let said = verdicts.len();
-    if let Err(error) = inside.results.settle(id, verdicts).await {
+    if let Err(error) = inside
+        .results
+        .settle(id, verdicts, inside.clock.now())
+        .await
+    {
         tracing::error!("late results cannot be kept: {error}");
         return later("the results cannot be kept now");
     }

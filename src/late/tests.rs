@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::clock::SystemClock;
 use crate::config;
 
 /// What is known of each treatment: nothing yet, or what was said first.
@@ -28,7 +29,12 @@ impl LateResults for Memory {
         Box::pin(std::future::ready(Ok(batch)))
     }
 
-    fn settle(&self, id: String, verdicts: Vec<Verdict>) -> BoxFuture<'_, Result<(), Unavailable>> {
+    fn settle(
+        &self,
+        id: String,
+        verdicts: Vec<Verdict>,
+        _: DateTime<Utc>,
+    ) -> BoxFuture<'_, Result<(), Unavailable>> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = kept.get_mut(&id).unwrap();
         for verdict in verdicts {
@@ -76,7 +82,8 @@ impl World {
         let stop = CancellationToken::new();
         let mut server = JoinSet::new();
         let results = Arc::clone(&memory) as SharedLateResults;
-        server.spawn(endpoint.serve(keys, results, stop.clone()));
+        let clock = Arc::new(SystemClock::start());
+        server.spawn(endpoint.serve(keys, results, clock, stop.clone()));
         let http = config::Http::default();
         let client = crate::http::builder(&http, Duration::from_secs(20)).unwrap();
         Self {

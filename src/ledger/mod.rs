@@ -26,6 +26,7 @@ mod details;
 mod intake;
 mod jobs;
 mod lanes;
+mod late;
 mod order;
 mod outbox;
 mod output;

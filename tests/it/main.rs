@@ -30,6 +30,7 @@ mod guards;
 mod healthchain;
 mod intake;
 mod kills;
+mod late;
 mod model;
 mod names;
 mod oracle;

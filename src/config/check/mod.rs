@@ -4,6 +4,7 @@
 mod app;
 mod clinics;
 mod enrich;
+mod late;
 mod matches;
 mod poll;
 mod sinks;
@@ -26,6 +27,7 @@ pub(super) fn config<'a>(report: &'a Report<'a>, document: &'a DeTable<'a>) -> O
     let bodies = state.as_ref().map(|state| state.bodies);
     let sinks = sinks::read(&root, &clinics, bodies);
     let enrich = enrich::read(&root, &clinics);
+    let late = late::read(&root);
     root.finish();
     Some(Config {
         app: app.app?,
@@ -35,6 +37,7 @@ pub(super) fn config<'a>(report: &'a Report<'a>, document: &'a DeTable<'a>) -> O
         clinics: clinics.clinics,
         sinks,
         enrich: enrich.into(),
+        late,
     })
 }
 

@@ -63,7 +63,7 @@ impl Late {
         let file = |name: &str| format!("{{ file = {:?} }}", at.join(name));
         let more = format!(
             "[[sinks]]\nname = \"chart\"\nkind = \"webhook\"\nclinics = [\"*\"]\nurl = {:?}\nsignature = \"none\"\n\
-             match = [\"treatment_plan.*\"]\nformat = \"sfs\"\n[sinks.sfs]\nmode = \"treatments\"\nbilled = true\nbatch = 9\n\
+             match = [\"treatment_plan.*\"]\nformat = \"sfs\"\ntimeout = \"3s\"\n[sinks.sfs]\nmode = \"treatments\"\nbilled = true\nbatch = 9\n\
              late_results = \"7d\"\nclinic_keys = {{ oak = {}, elm = {} }}\n[sfs]\nlisten = \"{listen}\"\nemr_api_key = {}\n",
             emr.url(),
             file("oak"),
@@ -179,6 +179,24 @@ async fn a_result_that_comes_before_the_answer_is_not_waited_for_in_vain() {
     let mut daemon = late.world.daemon();
     late.until(&mut daemon, [1, 1, 0]);
     assert!(daemon.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_booked_and_never_answered_is_no_second_order() {
+    let late = Late::new().await;
+    let guids = late.plan("oak");
+    late.emr.script(Rule::booked_then_hang(1));
+    let mut daemon = late.world.daemon();
+    late.until(&mut daemon, [1, 0, 0]);
+    assert!(daemon.stop().success());
+    let state = late.emr.state();
+    let said: Vec<&str> = state
+        .received
+        .iter()
+        .map(|event| event.statuses[0].as_str())
+        .collect();
+    assert_eq!(said, ["added", "changed"]);
+    assert_eq!(state.orders.len(), guids.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,9 +14,11 @@ use crate::api::Api;
 use crate::api::budget::Budget;
 use crate::clock::SharedClock;
 use crate::config::{self, Bodies, Config, SinkKind};
+use crate::crosswalk::Crosswalk;
 use crate::decide::Rules;
 use crate::domain::{Lane, OrderBy};
 use crate::http::BuildError;
+use crate::late;
 use crate::ledger::{FrameLog, Ledger, Restored};
 use crate::pipeline::{Activity, Handover, Health, OpenSink, Pipeline};
 use crate::route::Routes;
@@ -64,6 +66,9 @@ pub enum StartError {
     /// The live subscription cannot be served.
     #[error(transparent)]
     Stream(#[from] CannotServe),
+    /// The address for late results cannot be had.
+    #[error(transparent)]
+    Late(#[from] late::ListenError),
     /// Deliveries wait for sinks that the configuration does not name.
     #[error("{}", strangers(.0))]
     Strangers(Vec<(String, u64)>),
@@ -172,6 +177,13 @@ pub async fn open(
     let settings = config.poll.budget;
     let budget = Budget::open(owner.store().clone(), Arc::clone(&clock), settings).await?;
     let tokens = tokens(config, owner.store(), &clock, budget.clone())?;
+    let api = Arc::new(Api::new(
+        config.app.api_base.clone(),
+        config.poll.concurrency,
+        tokens.clone(),
+        budget,
+        Arc::clone(&clock),
+    ));
     let names: Vec<_> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
     // The backlog belongs to the name: under a new one it would wait for ever, unseen.
     let strangers = ledger.query().strangers(names.clone()).await?;
@@ -184,7 +196,6 @@ pub async fn open(
         .await?;
     let are_kept = config.state.bodies == Bodies::UntilSettled;
     ledger.keep_bodies(are_kept).await?;
-    let ports = Ports::of(ledger.clone());
     for sink in &config.sinks {
         if let SinkKind::Stream(kept) = &sink.kind {
             let retain = TimeDelta::from_std(kept.retain).unwrap_or(TimeDelta::MAX);
@@ -193,6 +204,16 @@ pub async fn open(
                 .await?;
         }
     }
+    let ports = Ports {
+        recorder: Arc::new(ledger.clone()),
+        frames: Arc::new(ledger.clone()),
+        crosswalk: Arc::new(Crosswalk::new(
+            Arc::clone(&api),
+            ledger.clone(),
+            Arc::clone(&clock),
+        )),
+        treatments: Arc::new(ledger.clone()),
+    };
     let mut sinks = Vec::with_capacity(config.sinks.len());
     for sink in &config.sinks {
         let Some(id) = ids.get(&sink.name) else {
@@ -232,13 +253,7 @@ pub async fn open(
     let pace = Pace::for_lanes(&config.poll, lanes.len());
     report_pace(config, pace, lanes.len());
     Ok(Arc::new(Pipeline {
-        api: Api::new(
-            config.app.api_base.clone(),
-            config.poll.concurrency,
-            tokens.clone(),
-            budget,
-            Arc::clone(&clock),
-        ),
+        api,
         routes: Routes::new(config, &ids),
         ledger,
         tokens,
@@ -278,6 +293,28 @@ pub async fn open_stream(
     let server =
         stream::Server::open(settings, tokens, &config.clinics, log, sink.bell(), timing).await?;
     Ok(Some(server))
+}
+
+/// Binds the endpoint for late results, if one is configured, with the keys that it takes.
+pub async fn late_results(
+    config: &Config,
+) -> Result<Option<(late::Endpoint, late::Keys)>, StartError> {
+    let Some(settings) = &config.late else {
+        return Ok(None);
+    };
+    let emr = secret("sfs.emr_api_key", settings.emr_api_key.read())?;
+    let mut clinics = Vec::new();
+    for sink in &config.sinks {
+        let SinkKind::Webhook(webhook) = &sink.kind else {
+            continue;
+        };
+        for (clinic, key) in webhook.sfs.iter().flat_map(|sfs| &sfs.clinic_keys) {
+            let at = format!("sink {}: sfs.clinic_keys.{clinic}", sink.name);
+            clinics.push((clinic.clone(), secret(&at, key.read())?));
+        }
+    }
+    let endpoint = late::Endpoint::bind(settings.listen).await?;
+    Ok(Some((endpoint, late::Keys::new(&emr, clinics))))
 }
 
 fn report_restored(restored: Restored) {

@@ -79,12 +79,17 @@ fn each_step_imports_nouns_and_its_own_port() {
         ("list", &["api", "domain"]),
         ("route", &["config", "domain", "ledger"]),
         ("fetch", &["api", "domain"]),
+        ("crosswalk", &["api", "clock", "domain", "ledger", "sinks"]),
         ("deliver", &["domain", "ledger", "sinks"]),
         ("decide", &["config", "domain"]),
         ("breaker", &["decide", "domain"]),
         ("format", &["domain"]),
         ("sinks", &["config", "crash", "domain", "format", "http"]),
-        ("ledger", &["breaker", "decide", "domain", "sinks", "store"]),
+        (
+            "ledger",
+            &["breaker", "decide", "domain", "late", "sinks", "store"],
+        ),
+        ("late", &["clock", "domain", "store"]),
         ("store", &[]),
         (
             "stream",

@@ -91,6 +91,7 @@ mod tests {
           deliveries   Look at deliveries that need you, and settle them
           sinks        Look at sinks; test, pause, drain, rename one
           routes       Tell who gets what, and why
+          crosswalk    List whom Fullscript knows no id of the EMR's for (sinks with format = "sfs")
           config       Check or create the configuration
           auth         Give, list and revoke the clinics' grants
           demo         See all of it at work, against an imitation of Fullscript; nothing to configure

@@ -11,6 +11,7 @@
 mod auth;
 mod backfill;
 mod config;
+mod crosswalk;
 mod deliveries;
 mod demo;
 mod docs;
@@ -104,6 +105,7 @@ impl From<StartError> for Failure {
             | StartError::Sink(_)
             | StartError::Http(_)
             | StartError::Stream(CannotServe::Tokens(_))
+            | StartError::Late(_)
             | StartError::Strangers(_) => Exit::Config,
         };
         Self::new(exit, error)
@@ -189,6 +191,8 @@ enum Command {
     Sinks(sinks::Args),
     /// Tell who gets what, and why.
     Routes(routes::Args),
+    /// List whom Fullscript knows no id of the EMR's for (sinks with format = "sfs").
+    Crosswalk(crosswalk::Args),
     /// Check or create the configuration.
     Config(config::Args),
     /// Give, list and revoke the clinics' grants.
@@ -197,7 +201,7 @@ enum Command {
     Demo(demo::Args),
     /// Serve an imitation of the Fullscript API.
     #[command(after_help = "Example: fullscript-events simulate --clinics 2 --live-every 5s")]
-    Simulate(simulate::Args),
+    Simulate(Box<simulate::Args>),
     /// Print the completions of a shell.
     Completions(docs::CompletionsArgs),
     /// Print the manual page, or write one per command.
@@ -216,6 +220,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(&cli.config, &args),
         Command::Backfill(args) => backfill::run(&cli.config, &args),
+        Command::Crosswalk(args) => crosswalk::run(&cli.config, args),
         Command::Config(args) => config::run(&cli.config, args),
         Command::Auth(args) => auth::run(&cli.config, args),
         Command::Demo(args) => demo::run(&args),
@@ -225,7 +230,7 @@ pub fn main() -> ExitCode {
         Command::Deliveries(args) => deliveries::run(&cli.config, args),
         Command::Sinks(args) => sinks::run(&cli.config, args),
         Command::Routes(args) => routes::run(&cli.config, args),
-        Command::Simulate(args) => simulate::run(args),
+        Command::Simulate(args) => simulate::run(*args),
         Command::Completions(args) => docs::completions(&args),
         Command::Man(args) => docs::man(&args),
     };

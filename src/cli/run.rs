@@ -12,6 +12,7 @@ use crate::app::{self, StartError};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Clinic, Config};
 use crate::domain::DeliveryState;
+use crate::late;
 use crate::ledger::{LaneRow, Query, SinkRow};
 use crate::lifecycle::{Lifecycle, notify};
 use crate::observe::watchdog;
@@ -79,6 +80,13 @@ async fn daemon(
             tracing::info!(%address, "the live subscription listens");
         }
         lifecycle.spawn(stream.run(lifecycle.soft().clone()));
+    }
+    if let Some((endpoint, keys)) = app::late_results(config).await? {
+        let address = endpoint.address();
+        tracing::info!("late results are taken at http://{address}{}", late::PATH);
+        let results = Arc::new(pipeline.ledger.clone());
+        let stop = lifecycle.soft().clone();
+        lifecycle.spawn(endpoint.serve(keys, results, Arc::clone(&clock), stop));
     }
     let nudges = Nudges::default();
     let mut scheduler = schedule::start(&nudges)

@@ -9,10 +9,12 @@ mod duration;
 mod enrich;
 mod file;
 mod id_url;
+mod late;
 mod load;
 mod presets;
 mod problem;
 mod secret;
+mod sfs;
 mod stream;
 
 use std::collections::BTreeSet;
@@ -26,10 +28,12 @@ use url::Url;
 pub use self::duration::{parse_duration, show_duration};
 pub use self::enrich::{Enrich, Enrichment};
 pub use self::id_url::{IdUrl, IdUrlError};
+pub use self::late::LateResults;
 pub use self::load::{Loaded, load, parse};
 pub use self::presets::environments;
 pub use self::problem::{Invalid, Problem};
 pub use self::secret::{KeyBytes, Unreadable, shell_word};
+pub use self::sfs::{Sfs, SfsMode};
 pub use self::stream::{EntitySelection, Phi, STREAM, Stream, StreamSink, StreamToken};
 use crate::domain::{Category, ClinicId, ClinicName, JsonPath, OrderBy, Patterns, SinkName};
 
@@ -52,6 +56,8 @@ pub struct Config {
     pub enrich: Arc<Enrich>,
     /// The live subscription, if there is one; as a sink it is the last of `sinks`.
     pub stream: Option<Stream>,
+    /// Where late results are taken, if anywhere.
+    pub late: Option<LateResults>,
 }
 
 impl Config {
@@ -60,6 +66,13 @@ impl Config {
     pub fn secrets(&self) -> Vec<(String, &SecretRef, Holds)> {
         let app = "app.client_secret".to_owned();
         let mut secrets = vec![(app, &self.app.client_secret, Holds::Text)];
+        if let Some(late) = &self.late {
+            secrets.push((
+                "sfs.emr_api_key".to_owned(),
+                &late.emr_api_key,
+                Holds::Token,
+            ));
+        }
         for (index, sink) in self.sinks.iter().enumerate() {
             let mut add = |key, secret, holds| {
                 secrets.push((format!("sinks[{index}].{key}"), secret, holds));
@@ -362,6 +375,8 @@ pub struct WebhookSink {
     pub url: Url,
     /// The shape of the body.
     pub format: WebhookFormat,
+    /// Smart Flow Sheet's shape, in the place of `format`.
+    pub sfs: Option<Sfs>,
     /// How much of an event it carries.
     pub payload: WebhookPayload,
     /// How it is signed.

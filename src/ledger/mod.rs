@@ -22,11 +22,13 @@
 
 mod choice;
 mod clocks;
+mod crosswalk;
 mod details;
 mod frames;
 mod intake;
 mod jobs;
 mod lanes;
+mod late;
 mod order;
 mod outbox;
 mod output;
@@ -35,6 +37,7 @@ mod prune;
 mod query;
 mod restore;
 mod sinks;
+mod treatments;
 mod unkept;
 
 use std::rc::Rc;
@@ -47,6 +50,7 @@ use crate::store::{Epoch, Store};
 
 pub use choice::{Choice, DeliveryFilter, DeliveryOf};
 pub use clocks::{Doubt, Heard, Watch};
+pub use crosswalk::{Gap, Looked, Waiting};
 pub use details::{Detail, Fetched, Owed, Owing, Taker};
 pub use frames::{Extent, FrameLog, FramePage, FrameRow};
 pub use intake::{Admitted, Found, Page, Progress};
@@ -59,6 +63,7 @@ pub use prune::Pruned;
 pub use query::{DeliveryRow, EventFilter, EventRow, LaneRow, Query, Resend};
 pub use restore::Restored;
 pub use sinks::{Mode, Next, Reassigned, SinkRow};
+pub use treatments::{ItemState, PostedBatch, PostedItem};
 pub use unkept::{Brought, InHand, Wanted};
 
 /// An event of a sweep that has not ended may be claimed after this time all the same: a long sweep must not hold

@@ -483,6 +483,9 @@ fn report(sink: &OpenSink, claim: &Claim, decision: &Decision, standing: Standin
     let attempt = claim.parcel.attempt;
     match decision {
         Decision::Done => tracing::debug!(%sink, %event, attempt, "delivered"),
+        Decision::Skipped { reason } => {
+            tracing::debug!(%sink, %event, attempt, "skipped: {reason}");
+        }
         Decision::Again { reason, .. } if standing == Standing::Down => {
             tracing::debug!(%sink, %event, attempt, "not delivered, as its receiver does not work: {reason}");
         }

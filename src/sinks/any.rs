@@ -127,7 +127,8 @@ impl AnySink {
             SinkKind::Webhook(settings) => {
                 let secrets = webhook_secrets(&sink.name, settings)?;
                 WebhookSink::new((**settings).clone(), secrets, http)
-                    .map(|sink| Self::Webhook(Box::new(sink.enriched(enrich))))
+                    .map(|sink| sink.enriched(enrich).with_ports(name(), ports))
+                    .map(|sink| Self::Webhook(Box::new(sink)))
                     .map_err(|source| OpenError::Webhook {
                         sink: name(),
                         source,
@@ -191,11 +192,17 @@ fn webhook_secrets(sink: &SinkName, settings: &config::WebhookSink) -> Result<Se
     });
     let challenge = settings.challenge.as_ref();
     let challenge = challenge.map(|reference| secret("challenge", reference));
+    let clinic_keys = settings.sfs.iter().flat_map(|sfs| &sfs.clinic_keys);
+    let clinic_keys = clinic_keys.map(|(clinic, reference)| {
+        let key = secret("sfs.clinic_keys", reference)?;
+        Ok((clinic.clone(), key))
+    });
     Ok(Secrets {
         signing,
         authorization,
         client_key: client_key.transpose()?,
         challenge: challenge.transpose()?,
+        clinic_keys: clinic_keys.collect::<Result<_, _>>()?,
     })
 }
 
@@ -269,7 +276,6 @@ mod tests {
     use super::*;
     use crate::config::{ClinicSelection, OnDoubt, WebhookFormat};
     use crate::domain::{OrderBy, Pattern, Patterns};
-    use crate::sinks::Unrecorded;
 
     fn sink(signature: WebhookSignature) -> config::Sink {
         config::Sink {
@@ -284,6 +290,7 @@ mod tests {
             kind: SinkKind::Webhook(Box::new(config::WebhookSink {
                 url: "http://localhost/".parse().unwrap(),
                 format: WebhookFormat::Native,
+                sfs: None,
                 payload: config::WebhookPayload::default(),
                 signature,
                 idempotency_key: config::IdempotencyKey::None,
@@ -308,8 +315,13 @@ mod tests {
 
     fn refusal(sink: &config::Sink) -> String {
         let http = config::Http::default();
-        let nobody = Ports::of(Unrecorded);
-        let opened = AnySink::open(sink, &http, Path::new("/nowhere"), &nobody, &Arc::default());
+        let opened = AnySink::open(
+            sink,
+            &http,
+            Path::new("/nowhere"),
+            &Ports::default(),
+            &Arc::default(),
+        );
         opened.err().unwrap().to_string()
     }
 

@@ -29,6 +29,10 @@ pub use file::FileSink;
 pub use sqlite::SqliteSink;
 pub use stdout::{StdoutError, StdoutSink};
 pub use stream::{Frames, NewFrame, SharedFrames, StreamSink, id_digest};
+pub use webhook::sfs::{
+    Crossed, Crosswalk, Ended, Post, Sending, SharedCrosswalk, SharedTreatments, Told, Treatments,
+    Uncrossed, Unnoted, Untracked,
+};
 pub use webhook::{Secrets, Signing, WebhookError, WebhookSink};
 
 /// A sink that cannot go on until a person has looked: its deliveries wait, other sinks run on. The text says what
@@ -103,22 +107,27 @@ impl Recorder for Unrecorded {
     }
 }
 
-/// What a sink is lent of the ledger, which it never sees.
+/// What sinks ask of the rest of the program: each by a port, so that no sink knows the ledger.
 #[derive(Clone)]
 pub struct Ports {
-    /// Where programs' words go.
+    /// Keeps what programs and receivers say.
     pub recorder: SharedRecorder,
-    /// Where the stream's frames go.
+    /// Keeps the stream's frames.
     pub frames: SharedFrames,
+    /// Knows the EMR's own ids.
+    pub crosswalk: SharedCrosswalk,
+    /// Remembers what an EMR was sent.
+    pub treatments: SharedTreatments,
 }
 
-impl Ports {
-    /// Of whoever keeps both.
-    pub fn of(keeper: impl Recorder + Frames) -> Self {
-        let keeper = Arc::new(keeper);
+impl Default for Ports {
+    /// Those of an attempt beside the daemon, without the ledger.
+    fn default() -> Self {
         Self {
-            recorder: Arc::<_>::clone(&keeper) as SharedRecorder,
-            frames: keeper,
+            recorder: Arc::new(Unrecorded),
+            frames: Arc::new(Unrecorded),
+            crosswalk: Arc::new(Uncrossed),
+            treatments: Arc::new(Untracked),
         }
     }
 }

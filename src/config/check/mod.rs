@@ -4,6 +4,7 @@
 mod app;
 mod clinics;
 mod enrich;
+mod late;
 mod matches;
 mod poll;
 mod sinks;
@@ -28,6 +29,7 @@ pub(super) fn config<'a>(report: &'a Report<'a>, document: &'a DeTable<'a>) -> O
     let stream = stream::read(&root, &clinics, bodies);
     let sinks = sinks::read(&root, &clinics, bodies, &stream);
     let enrich = enrich::read(&root, &clinics);
+    let late = late::read(&root);
     root.finish();
     Some(Config {
         app: app.app?,
@@ -38,6 +40,7 @@ pub(super) fn config<'a>(report: &'a Report<'a>, document: &'a DeTable<'a>) -> O
         sinks,
         enrich: enrich.into(),
         stream: stream.stream,
+        late,
     })
 }
 

@@ -78,7 +78,7 @@ fn one(section: &Section<'_>, clinics: &clinics::Read, bodies: Option<Bodies>) -
     };
     let on_doubt = on_doubt(section, kind);
     let kind = kinds::read(section, kind);
-    Some(Sink {
+    let sink = Sink {
         name: SinkName::new(name?).ok()?,
         clinics: selection?,
         matches,
@@ -88,7 +88,10 @@ fn one(section: &Section<'_>, clinics: &clinics::Read, bodies: Option<Bodies>) -
         order_by,
         order_wait,
         kind: kind?,
-    })
+    };
+    let names = clinics.clinics.iter().map(|clinic| clinic.name.clone());
+    kinds::agree(section, &sink, &names.collect::<Vec<_>>());
+    Some(sink)
 }
 
 /// With one clinic, nothing said means that one. With several, a sink that gets everything must say so aloud.

@@ -290,8 +290,15 @@ pub async fn open_stream(
         .map(|(index, token)| secret(&format!("stream.tokens[{index}].token"), token.token.read()));
     let tokens = tokens.collect::<Result<_, _>>()?;
     let log = FrameLog::open(owner.store())?;
-    let server =
-        stream::Server::open(settings, tokens, &config.clinics, log, sink.bell(), timing).await?;
+    let server = stream::Server::open(
+        settings,
+        tokens,
+        (&config.clinics, Arc::clone(&config.enrich)),
+        log,
+        sink.bell(),
+        timing,
+    )
+    .await?;
     Ok(Some(server))
 }
 

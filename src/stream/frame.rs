@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::cursor;
 use crate::config::Phi;
-use crate::domain::{ClinicId, ClinicName, EventBody, EventType, Operation};
+use crate::domain::{ClinicId, ClinicName, EventBody, EventType, Metadata, Operation};
 use crate::format::native;
 use crate::ledger::FrameRow;
 
@@ -103,16 +103,22 @@ struct EventWire<'a> {
     clinic_id: Option<&'a str>,
     occurred_at: String,
     replay: bool,
-    /// What the configuration adds to an event; it goes in here, and nowhere else.
+    /// What the configuration says of it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    metadata: Option<&'a RawValue>,
+    metadata: Option<&'a Metadata>,
     #[serde(skip_serializing_if = "Option::is_none")]
     entity: Option<&'a RawValue>,
 }
 
 impl Frame {
     /// The frame of a row; `body` is its event, where that is kept and wanted.
-    pub(super) fn new(epoch: &str, row: &FrameRow, facts: Facts, body: Option<&EventBody>) -> Self {
+    pub(super) fn new(
+        epoch: &str,
+        row: &FrameRow,
+        facts: Facts,
+        body: Option<&EventBody>,
+        metadata: &Metadata,
+    ) -> Self {
         let cursor = cursor::written(epoch, row.seq);
         let wire = EventWire {
             r#type: "event",
@@ -125,7 +131,7 @@ impl Frame {
             clinic_id: row.clinic_id.as_ref().map(ClinicId::as_str),
             occurred_at: row.created_at.to_rfc3339_opts(SecondsFormat::Millis, true),
             replay: row.replay,
-            metadata: None,
+            metadata: (!metadata.is_empty()).then_some(metadata),
             entity: None,
         };
         let ids = Text::new("event", &cursor, &wire);

@@ -15,7 +15,9 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::frame::{Facts, Frame};
-use crate::ledger::{Extent, FrameLog};
+use crate::config::Enrich;
+use crate::domain::EventBody;
+use crate::ledger::{Extent, FrameLog, FrameRow};
 use crate::store::Unavailable;
 
 /// How many frames are read at a time.
@@ -81,6 +83,7 @@ pub(super) struct Hub {
     pub(super) log: FrameLog,
     /// Which count of frames this is. A restore is noticed at a start, so it stays for as long as the daemon runs.
     pub(super) epoch: String,
+    enrich: Arc<Enrich>,
     ring: Mutex<Ring>,
     head: watch::Sender<i64>,
     /// Rung when a follower has taken something, or is gone.
@@ -128,11 +131,16 @@ impl Drop for Follower {
 
 impl Hub {
     /// A hub whose ring holds so many frames, and none yet.
-    pub(super) async fn open(log: FrameLog, most: usize) -> Result<Self, Unavailable> {
+    pub(super) async fn open(
+        log: FrameLog,
+        most: usize,
+        enrich: Arc<Enrich>,
+    ) -> Result<Self, Unavailable> {
         let Extent { epoch, head, .. } = log.extent().await?;
         Ok(Self {
             log,
             epoch,
+            enrich,
             ring: Mutex::new(Ring {
                 frames: VecDeque::new(),
                 floor: head,
@@ -145,6 +153,12 @@ impl Hub {
             head: watch::Sender::new(head),
             taken: Notify::new(),
         })
+    }
+
+    /// The frame of a row; `body` is its event, where that is kept and wanted.
+    pub(super) fn frame(&self, row: &FrameRow, facts: Facts, body: Option<&EventBody>) -> Frame {
+        let metadata = self.enrich.metadata_for(&row.event_type, &row.clinic);
+        Frame::new(&self.epoch, row, facts, body, &metadata)
     }
 
     fn locked(&self) -> MutexGuard<'_, Ring> {
@@ -203,7 +217,7 @@ impl Hub {
         };
         let frames = page.frames.iter().map(|row| {
             let body = self.log.body(row);
-            Arc::new(Frame::new(&self.epoch, row, Facts::of(row), body.as_ref()))
+            Arc::new(self.frame(row, Facts::of(row), body.as_ref()))
         });
         let frames: Vec<_> = frames.collect();
         self.make_room(frames.len()).await;

@@ -41,7 +41,7 @@ use self::listener::Bounded;
 use self::server::Shared;
 use self::subscribe::Grant;
 use self::tokens::Tokens;
-use crate::config::{self, Clinic, Phi};
+use crate::config::{self, Clinic, Enrich, Phi};
 use crate::domain::ClinicId;
 use crate::ledger::FrameLog;
 use crate::store::Unavailable;
@@ -86,7 +86,7 @@ impl Server {
     pub async fn open(
         settings: &config::Stream,
         tokens: Vec<SecretString>,
-        clinics: &[Clinic],
+        (clinics, enrich): (&[Clinic], Arc<Enrich>),
         log: FrameLog,
         bell: Arc<Notify>,
         timing: Timing,
@@ -106,7 +106,7 @@ impl Server {
         let address = settings.listen;
         let cannot = |source| CannotServe::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(cannot)?;
-        let hub = Arc::new(Hub::open(log, settings.buffer).await?);
+        let hub = Arc::new(Hub::open(log, settings.buffer, enrich).await?);
         let clinics = clinics.iter().map(|clinic| {
             let id = clinic.clinic_id.as_ref().map(ClinicId::as_str);
             (clinic.name.clone(), id.map(str::to_owned))

@@ -244,6 +244,6 @@ pub(super) fn text_of(hub: &Hub, row: &FrameRow, wanted: &Wanted) -> Option<Text
         crate::config::Phi::Full => hub.log.body(row),
         crate::config::Phi::Ids => None,
     };
-    let frame = Frame::new(&hub.epoch, row, facts, body.as_ref());
+    let frame = hub.frame(row, facts, body.as_ref());
     Some(frame.text(wanted.phi).clone())
 }

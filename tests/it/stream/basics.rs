@@ -5,6 +5,34 @@ use serde_json::json;
 
 use super::client::text;
 use super::setting::{ALL, IDS, Streaming};
+use crate::world::Setup;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_carries_what_the_operator_says_of_its_event_live_and_read_again() {
+    let setup = Setup {
+        poll: "interval = \"1s\"\nfirst_run = \"30d\"\n".to_owned(),
+        more: "[[enrich]]\nmatch = [\"fhir.create\"]\nmetadata = { compliance = \"HIPAA\" }\n"
+            .to_owned(),
+        ..Setup::default()
+    };
+    let streaming = Streaming::begin_with(Options::default(), setup, "").await;
+    let daemon = streaming.daemon();
+    let mut sse = streaming.sse("", IDS, None).await;
+    sse.frame().await.unwrap();
+    streaming.make(1, "patient.created");
+    assert_eq!(
+        sse.event().await["metadata"],
+        json!({ "compliance": "HIPAA" })
+    );
+    streaming.make(1, "patient.updated");
+    assert!(sse.event().await.get("metadata").is_none());
+    let (_, all) = streaming.answer("/v1/events", ALL.into()).await;
+    assert_eq!(
+        all["events"][0]["metadata"],
+        json!({ "compliance": "HIPAA" })
+    );
+    assert!(daemon.stop().success());
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_reaches_every_kind_of_client() {

@@ -8,20 +8,25 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::TimeDelta;
+
 use crate::api::Api;
 use crate::api::budget::Budget;
 use crate::audit::{Actor, Audit};
 use crate::clock::SharedClock;
 use crate::config::{self, Bodies, Config, SinkKind};
+use crate::crosswalk::Crosswalk;
 use crate::decide::Rules;
 use crate::domain::{Lane, OrderBy};
 use crate::http::BuildError;
-use crate::ledger::{Ledger, Restored};
+use crate::late;
+use crate::ledger::{FrameLog, Ledger, Restored};
 use crate::pipeline::{Activity, Handover, Health, OpenSink, Pipeline, Target};
 use crate::route::Routes;
 use crate::schedule::Pace;
-use crate::sinks::{self, AnySink, SharedRecorder, Sink as _};
+use crate::sinks::{self, AnySink, Ports, Sink as _};
 use crate::store::{AcceptedLoss, Host, OpenError, Owner, Place, SealKey, Store, Unavailable};
+use crate::stream::{self, CannotServe};
 use crate::token::Tokens;
 
 /// Why the program cannot start.
@@ -59,6 +64,12 @@ pub enum StartError {
     /// The HTTP client cannot be built.
     #[error(transparent)]
     Http(#[from] BuildError),
+    /// The live subscription cannot be served.
+    #[error(transparent)]
+    Stream(#[from] CannotServe),
+    /// The address for late results cannot be had.
+    #[error(transparent)]
+    Late(#[from] late::ListenError),
     /// Deliveries wait for sinks that the configuration does not name.
     #[error("{}", strangers(.0))]
     Strangers(Vec<(String, u64)>),
@@ -170,6 +181,13 @@ pub async fn open(
     let settings = config.poll.budget;
     let budget = Budget::open(owner.store().clone(), Arc::clone(&clock), settings).await?;
     let tokens = tokens(config, owner.store(), &clock, budget.clone(), &audit)?;
+    let api = Arc::new(Api::new(
+        config.app.api_base.clone(),
+        config.poll.concurrency,
+        tokens.clone(),
+        budget,
+        Arc::clone(&clock),
+    ));
     let names: Vec<_> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
     // The backlog belongs to the name: under a new one it would wait for ever, unseen.
     let strangers = ledger.query().strangers(names.clone()).await?;
@@ -182,7 +200,24 @@ pub async fn open(
         .await?;
     let are_kept = config.state.bodies == Bodies::UntilSettled;
     ledger.keep_bodies(are_kept).await?;
-    let recorder: SharedRecorder = Arc::new(ledger.clone());
+    for sink in &config.sinks {
+        if let SinkKind::Stream(kept) = &sink.kind {
+            let retain = TimeDelta::from_std(kept.retain).unwrap_or(TimeDelta::MAX);
+            ledger
+                .keep_frames(retain, kept.keeps_bodies, clock.now())
+                .await?;
+        }
+    }
+    let ports = Ports {
+        recorder: Arc::new(ledger.clone()),
+        frames: Arc::new(ledger.clone()),
+        crosswalk: Arc::new(Crosswalk::new(
+            Arc::clone(&api),
+            ledger.clone(),
+            Arc::clone(&clock),
+        )),
+        treatments: Arc::new(ledger.clone()),
+    };
     let mut sinks = Vec::with_capacity(config.sinks.len());
     for sink in &config.sinks {
         let Some(id) = ids.get(&sink.name) else {
@@ -201,7 +236,7 @@ pub async fn open(
                 sink,
                 &config.http,
                 &config.state.directory,
-                &recorder,
+                &ports,
                 &config.enrich,
             )?,
             wake: tokio::sync::Notify::new(),
@@ -224,13 +259,7 @@ pub async fn open(
     let pace = Pace::for_lanes(&config.poll, lanes.len());
     report_pace(config, pace, lanes.len());
     Ok(Arc::new(Pipeline {
-        api: Api::new(
-            config.app.api_base.clone(),
-            config.poll.concurrency,
-            tokens.clone(),
-            budget,
-            Arc::clone(&clock),
-        ),
+        api,
         routes: Routes::new(config, &ids),
         ledger,
         tokens,
@@ -253,11 +282,71 @@ fn target(kind: &SinkKind) -> Target {
             method: "POST",
             path: webhook.url.path().to_owned(),
         },
-        SinkKind::Stdout | SinkKind::File(_) | SinkKind::Sqlite(_) | SinkKind::Exec(_) => Target {
+        SinkKind::Stdout
+        | SinkKind::File(_)
+        | SinkKind::Sqlite(_)
+        | SinkKind::Stream(_)
+        | SinkKind::Exec(_) => Target {
             method: kind.name(),
             path: String::new(),
         },
     }
+}
+
+/// Opens the live subscription of a pipeline, if there is to be one: it listens, and answers when it is run.
+pub async fn open_stream(
+    config: &Config,
+    owner: &Owner,
+    pipeline: &Pipeline,
+    timing: stream::Timing,
+) -> Result<Option<stream::Server>, StartError> {
+    let sink = pipeline.sinks.iter().find_map(|open| {
+        if let AnySink::Stream(sink) = &open.sink {
+            Some(sink)
+        } else {
+            None
+        }
+    });
+    let (Some(settings), Some(sink)) = (&config.stream, sink) else {
+        return Ok(None);
+    };
+    let tokens = settings.tokens.iter().enumerate();
+    let tokens = tokens
+        .map(|(index, token)| secret(&format!("stream.tokens[{index}].token"), token.token.read()));
+    let tokens = tokens.collect::<Result<_, _>>()?;
+    let log = FrameLog::open(owner.store())?;
+    let server = stream::Server::open(
+        settings,
+        tokens,
+        (&config.clinics, Arc::clone(&config.enrich)),
+        log,
+        sink.bell(),
+        (timing, pipeline.audit.clone(), Arc::clone(&pipeline.clock)),
+    )
+    .await?;
+    Ok(Some(server))
+}
+
+/// Binds the endpoint for late results, if one is configured, with the keys that it takes.
+pub async fn late_results(
+    config: &Config,
+) -> Result<Option<(late::Endpoint, late::Keys)>, StartError> {
+    let Some(settings) = &config.late else {
+        return Ok(None);
+    };
+    let emr = secret("sfs.emr_api_key", settings.emr_api_key.read())?;
+    let mut clinics = Vec::new();
+    for sink in &config.sinks {
+        let SinkKind::Webhook(webhook) = &sink.kind else {
+            continue;
+        };
+        for (clinic, key) in webhook.sfs.iter().flat_map(|sfs| &sfs.clinic_keys) {
+            let at = format!("sink {}: sfs.clinic_keys.{clinic}", sink.name);
+            clinics.push((clinic.clone(), secret(&at, key.read())?));
+        }
+    }
+    let endpoint = late::Endpoint::bind(settings.listen).await?;
+    Ok(Some((endpoint, late::Keys::new(&emr, clinics))))
 }
 
 fn report_restored(restored: Restored) {

@@ -110,7 +110,9 @@ impl Breaker {
                 },
             ) => Self::default(),
             // Nothing was sent, or one clinic is refused: neither says how the receiver does for others.
-            (_, Outcome::Park { .. } | Outcome::ClinicRefused { .. }) => self,
+            (_, Outcome::Park { .. } | Outcome::ClinicRefused { .. } | Outcome::Skip { .. }) => {
+                self
+            }
             (Self::Closed(streak), Outcome::Later { .. } | Outcome::Gone { .. }) => {
                 Self::Closed(streak)
             }

@@ -90,6 +90,11 @@ pub enum Decision {
         /// When that is looked at again.
         until: Option<DateTime<Utc>>,
     },
+    /// Never to be handed over.
+    Skipped {
+        /// Why.
+        reason: String,
+    },
     /// Given up.
     Dead {
         /// How this attempt ended.
@@ -114,6 +119,7 @@ pub fn decide(
     let give_up_at = after(facts.issued_at, rules.give_up_after);
     let (reason, wish, refusals) = match outcome {
         Outcome::Yes => return Decision::Done,
+        Outcome::Skip { reason } => return Decision::Skipped { reason },
         Outcome::Doubt { reason } if rules.on_doubt == OnDoubt::Hold => {
             return Decision::Held {
                 reason,

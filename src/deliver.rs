@@ -8,12 +8,10 @@ use crate::sinks::{AnySink, Checkpoint, Sink, Stopped};
 
 /// How a batch ended.
 pub struct Attempted {
-    /// Every claim with its outcome.
-    pub outcomes: Vec<(Claim, Outcome)>,
+    /// Every claim with its outcome, and with the HTTP status of the answer, if there was one.
+    pub outcomes: Vec<(Claim, Outcome, Option<u16>)>,
     /// What the sink has made durable.
     pub checkpoint: Option<Checkpoint>,
-    /// The HTTP status of the answer, if there was one.
-    pub status_code: Option<u16>,
 }
 
 /// Attempts each claim once. On `Err` the claims stay claimed: what was shown of them is found out when the sink
@@ -37,9 +35,11 @@ pub async fn attempt(
         .into_iter()
         .zip(tickets)
         .map(|(parcel, ticket)| Claim { parcel, ticket });
+    let mut codes = delivered.status_codes.into_iter();
+    let ended = claims.zip(delivered.outcomes);
+    let ended = ended.map(|(claim, outcome)| (claim, outcome, codes.next().flatten()));
     Ok(Attempted {
-        outcomes: claims.zip(delivered.outcomes).collect(),
+        outcomes: ended.collect(),
         checkpoint: delivered.checkpoint,
-        status_code: delivered.status_code,
     })
 }

@@ -4,9 +4,9 @@
 //! works and is on disk; [`api`] asks under one budget; [`list`] reads a page; [`route`] names the sinks; [`ledger`]
 //! admits each id once; [`fetch`] brings the detail; [`deliver`] hands it to one of the [`sinks`]; [`decide`] says what
 //! the outcome means; the ledger settles it. [`pipeline`] alone knows that order, [`app`] puts the parts together, and
-//! [`cli`] is what people type. [`simulator`] plays Fullscript for all of it.
+//! [`cli`] is what people type; [`stream`] tells subscribers. [`simulator`] plays Fullscript for all of it.
 //!
-//! `ARCHITECTURE.md` has the picture, the numbered invariants and three walks through the code.
+//! `ARCHITECTURE.md` has the picture, the numbered invariants and four walks through the code.
 
 pub mod api;
 pub mod app;
@@ -16,12 +16,14 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod crash;
+pub mod crosswalk;
 pub mod decide;
 pub mod deliver;
 pub mod domain;
 pub mod fetch;
 pub mod format;
 pub mod http;
+pub mod late;
 pub mod ledger;
 pub mod lifecycle;
 pub mod list;
@@ -32,4 +34,5 @@ pub mod schedule;
 pub mod simulator;
 pub mod sinks;
 pub mod store;
+pub mod stream;
 pub mod token;

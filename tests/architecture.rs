@@ -79,6 +79,7 @@ fn each_step_imports_nouns_and_its_own_port() {
         ("list", &["api", "domain"]),
         ("route", &["config", "domain", "ledger"]),
         ("fetch", &["api", "domain"]),
+        ("crosswalk", &["api", "clock", "domain", "ledger", "sinks"]),
         ("deliver", &["domain", "ledger", "sinks"]),
         ("decide", &["config", "domain"]),
         ("breaker", &["decide", "domain"]),
@@ -87,9 +88,18 @@ fn each_step_imports_nouns_and_its_own_port() {
         ("audit", &["clock", "config", "crash", "domain", "store"]),
         (
             "ledger",
-            &["audit", "breaker", "decide", "domain", "sinks", "store"],
+            &[
+                "audit", "breaker", "decide", "domain", "late", "sinks", "store",
+            ],
         ),
+        ("late", &["clock", "domain", "store"]),
         ("store", &[]),
+        (
+            "stream",
+            &[
+                "audit", "clock", "config", "domain", "format", "ledger", "sinks", "store",
+            ],
+        ),
         (
             "token",
             &[

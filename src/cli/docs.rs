@@ -87,10 +87,12 @@ mod tests {
           run          Poll and deliver, for ever or for one cycle
           backfill     Deliver what a sink never had of the past
           status       Tell whether all is well, and if not, what mends it
+          tail         Watch events as they happen
           events       Look at events and their deliveries; send one again
           deliveries   Look at deliveries that need you, and settle them
           sinks        Look at sinks; test, pause, drain, rename one
           routes       Tell who gets what, and why
+          crosswalk    List whom Fullscript knows no id of the EMR's for (sinks with format = "sfs")
           config       Check or create the configuration
           auth         Give, list and revoke the clinics' grants
           audit        Check the audit log, or hand it on

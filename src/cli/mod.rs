@@ -12,6 +12,7 @@ mod audit;
 mod auth;
 mod backfill;
 mod config;
+mod crosswalk;
 mod deliveries;
 mod demo;
 mod docs;
@@ -23,6 +24,7 @@ mod session;
 mod simulate;
 mod sinks;
 mod status;
+mod tail;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -37,6 +39,7 @@ use crate::app::StartError;
 use crate::config::{self as configuration, Config};
 use crate::observe::{self, LogFormat};
 use crate::store::OpenError;
+use crate::stream::CannotServe;
 
 /// Where the configuration is unless somebody says otherwise.
 const DEFAULT_CONFIG: &str = "/etc/fullscript-events/config.toml";
@@ -96,9 +99,14 @@ impl From<StartError> for Failure {
             StartError::State(_) | StartError::OtherHost { .. } | StartError::Ledger(_) => {
                 Exit::State
             }
+            // Whoever listens there may go away: a restart mends it.
+            StartError::Stream(CannotServe::Listen { .. }) => Exit::Unavailable,
+            StartError::Stream(CannotServe::Ledger(_)) => Exit::State,
             StartError::Secret { .. }
             | StartError::Sink(_)
             | StartError::Http(_)
+            | StartError::Stream(CannotServe::Tokens(_))
+            | StartError::Late(_)
             | StartError::Strangers(_) => Exit::Config,
         };
         Self::new(exit, error)
@@ -174,6 +182,8 @@ enum Command {
     Backfill(backfill::Args),
     /// Tell whether all is well, and if not, what mends it.
     Status(status::Args),
+    /// Watch events as they happen.
+    Tail(tail::Args),
     /// Look at events and their deliveries; send one again.
     Events(events::Args),
     /// Look at deliveries that need you, and settle them
@@ -182,6 +192,8 @@ enum Command {
     Sinks(sinks::Args),
     /// Tell who gets what, and why.
     Routes(routes::Args),
+    /// List whom Fullscript knows no id of the EMR's for (sinks with format = "sfs").
+    Crosswalk(crosswalk::Args),
     /// Check or create the configuration.
     Config(config::Args),
     /// Give, list and revoke the clinics' grants.
@@ -192,7 +204,7 @@ enum Command {
     Demo(demo::Args),
     /// Serve an imitation of the Fullscript API.
     #[command(after_help = "Example: fullscript-events simulate --clinics 2 --live-every 5s")]
-    Simulate(simulate::Args),
+    Simulate(Box<simulate::Args>),
     /// Print the completions of a shell.
     Completions(docs::CompletionsArgs),
     /// Print the manual page, or write one per command.
@@ -211,16 +223,18 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(&cli.config, &args),
         Command::Backfill(args) => backfill::run(&cli.config, &args),
+        Command::Crosswalk(args) => crosswalk::run(&cli.config, args),
         Command::Config(args) => config::run(&cli.config, args),
         Command::Auth(args) => auth::run(&cli.config, args),
         Command::Audit(args) => audit::run(&cli.config, args),
         Command::Demo(args) => demo::run(&args),
         Command::Status(args) => status::run(&cli.config, &args),
+        Command::Tail(args) => tail::run(&cli.config, &args),
         Command::Events(args) => events::run(&cli.config, args),
         Command::Deliveries(args) => deliveries::run(&cli.config, args),
         Command::Sinks(args) => sinks::run(&cli.config, args),
         Command::Routes(args) => routes::run(&cli.config, args),
-        Command::Simulate(args) => simulate::run(args),
+        Command::Simulate(args) => simulate::run(*args),
         Command::Completions(args) => docs::completions(&args),
         Command::Man(args) => docs::man(&args),
     };

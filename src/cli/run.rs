@@ -12,12 +12,14 @@ use crate::app::{self, StartError};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Clinic, Config};
 use crate::domain::DeliveryState;
+use crate::late;
 use crate::ledger::{LaneRow, Query, SinkRow};
 use crate::lifecycle::{Lifecycle, notify};
 use crate::observe::watchdog;
 use crate::pipeline::{Ended, Pipeline, Scope};
 use crate::schedule::{self, Nudges};
 use crate::store::{AcceptedLoss, OpenError, Owner, Pulse};
+use crate::stream::Timing;
 use crate::token::{self, State};
 
 /// How often a state directory that cannot be used is tried again.
@@ -72,6 +74,20 @@ async fn daemon(
     let Some((owner, pipeline)) = open(config, &clock, lifecycle, accepted).await? else {
         return Ok(Exit::Done);
     };
+    let stream = app::open_stream(config, &owner, &pipeline, Timing::default()).await?;
+    if let Some(stream) = stream {
+        if let Ok(address) = stream.address() {
+            tracing::info!(%address, "the live subscription listens");
+        }
+        lifecycle.spawn(stream.run(lifecycle.soft().clone()));
+    }
+    if let Some((endpoint, keys)) = app::late_results(config).await? {
+        let address = endpoint.address();
+        tracing::info!("late results are taken at http://{address}{}", late::PATH);
+        let results = Arc::new(pipeline.ledger.clone());
+        let stop = lifecycle.soft().clone();
+        lifecycle.spawn(endpoint.serve(keys, results, Arc::clone(&clock), stop));
+    }
     let nudges = Nudges::default();
     let mut scheduler = schedule::start(&nudges)
         .await

@@ -10,10 +10,13 @@ mod duration;
 mod enrich;
 mod file;
 mod id_url;
+mod late;
 mod load;
 mod presets;
 mod problem;
 mod secret;
+mod sfs;
+mod stream;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -27,10 +30,13 @@ pub use self::audit::{Audit, Fingerprint};
 pub use self::duration::{parse_duration, show_duration};
 pub use self::enrich::{Enrich, Enrichment};
 pub use self::id_url::{IdUrl, IdUrlError};
+pub use self::late::LateResults;
 pub use self::load::{Loaded, load, parse};
 pub use self::presets::environments;
 pub use self::problem::{Invalid, Problem};
 pub use self::secret::{KeyBytes, Unreadable, shell_word};
+pub use self::sfs::{Sfs, SfsMode};
+pub use self::stream::{EntitySelection, Phi, STREAM, Stream, StreamSink, StreamToken};
 use crate::domain::{Category, ClinicId, ClinicName, JsonPath, OrderBy, Patterns, SinkName};
 
 /// A checked configuration.
@@ -54,6 +60,10 @@ pub struct Config {
     pub audit: Option<Audit>,
     /// Whether the text is the one of last time.
     pub fingerprint: Fingerprint,
+    /// The live subscription, if there is one; as a sink it is the last of `sinks`.
+    pub stream: Option<Stream>,
+    /// Where late results are taken, if anywhere.
+    pub late: Option<LateResults>,
 }
 
 impl Config {
@@ -62,6 +72,13 @@ impl Config {
     pub fn secrets(&self) -> Vec<(String, &SecretRef, Holds)> {
         let app = "app.client_secret".to_owned();
         let mut secrets = vec![(app, &self.app.client_secret, Holds::Text)];
+        if let Some(late) = &self.late {
+            secrets.push((
+                "sfs.emr_api_key".to_owned(),
+                &late.emr_api_key,
+                Holds::Token,
+            ));
+        }
         for (index, sink) in self.sinks.iter().enumerate() {
             let mut add = |key, secret, holds| {
                 secrets.push((format!("sinks[{index}].{key}"), secret, holds));
@@ -91,6 +108,11 @@ impl Config {
                     add("challenge", challenge, Holds::Text);
                 }
             }
+        }
+        let tokens = self.stream.iter().flat_map(|stream| &stream.tokens);
+        for (index, token) in tokens.enumerate() {
+            let key = format!("stream.tokens[{index}].token");
+            secrets.push((key, &token.token, Holds::Token));
         }
         secrets
     }
@@ -288,6 +310,8 @@ pub enum SinkKind {
     Exec(ExecSink),
     /// An HTTP POST per event.
     Webhook(Box<WebhookSink>),
+    /// Frames of the live subscription: the one sink that `[stream]` is.
+    Stream(StreamSink),
 }
 
 impl SinkKind {
@@ -299,6 +323,7 @@ impl SinkKind {
             Self::Sqlite(_) => "sqlite",
             Self::Exec(_) => "exec",
             Self::Webhook(_) => "webhook",
+            Self::Stream(_) => "stream",
         }
     }
 }
@@ -356,6 +381,8 @@ pub struct WebhookSink {
     pub url: Url,
     /// The shape of the body.
     pub format: WebhookFormat,
+    /// Smart Flow Sheet's shape, in the place of `format`.
+    pub sfs: Option<Sfs>,
     /// How much of an event it carries.
     pub payload: WebhookPayload,
     /// How it is signed.

@@ -166,6 +166,11 @@ pub enum Outcome {
         /// For logs and `sinks list`.
         reason: String,
     },
+    /// There is nothing in it for this receiver, and never will be: it is skipped.
+    Skip {
+        /// For `deliveries show`.
+        reason: String,
+    },
     /// It waits for something outside, and is not attempted meanwhile.
     Park {
         /// For what.

@@ -50,18 +50,33 @@ const PLACES: [(&str, &[&str]); 4] = [
 /// Fullscript's id of the patient that an event is about; `None` where it says none, or says it otherwise than known:
 /// such an event keeps no order, and is delivered all the same.
 pub fn patient_of(event_type: &EventType, body: &EventBody) -> Option<String> {
+    let subject = event_type.as_str().split('.').next()?;
+    let (_, place) = PLACES.iter().find(|(known, _)| *known == subject)?;
+    id_at(&data_of(body)?, place)
+}
+
+/// Fullscript's id of what an event happened to: of the plan, the order, the patient; `None` where it says none.
+pub fn entity_of(event_type: &EventType, body: &EventBody) -> Option<String> {
+    let subject = event_type.as_str().split('.').next()?;
+    let data = data_of(body)?;
+    // An order stands in `data` directly.
+    id_at(&data, &[subject, "id"]).or_else(|| id_at(&data, &["id"]))
+}
+
+fn data_of(body: &EventBody) -> Option<Value> {
     #[derive(Deserialize)]
     struct Event {
         data: Value,
     }
-    let subject = event_type.as_str().split('.').next()?;
-    let (_, place) = PLACES.iter().find(|(known, _)| *known == subject)?;
-    let data: Value = match body.data() {
+    Some(match body.data() {
         Some(data) => serde_json::from_str(data).ok()?,
         None => serde_json::from_str::<Event>(body.as_json()).ok()?.data,
-    };
-    let mut found = &data;
-    for member in *place {
+    })
+}
+
+fn id_at(data: &Value, place: &[&str]) -> Option<String> {
+    let mut found = data;
+    for member in place {
         found = found.get(member)?;
     }
     match found {
@@ -119,6 +134,25 @@ mod tests {
             let part = &json[start..start + data.len()];
             let whole = EventBody::from_parts(&json, Some(part));
             assert_eq!(patient_of(&event_type, &whole), found);
+        }
+    }
+
+    #[test]
+    fn what_an_event_happened_to_is_found_where_the_contract_says() {
+        for (event_type, data, entity) in [
+            ("patient.created", r#"{"patient":{"id":"p1"}}"#, Some("p1")),
+            (
+                "treatment_plan.updated",
+                r#"{"treatment_plan":{"id":"t","patient":{"id":"p1"}}}"#,
+                Some("t"),
+            ),
+            ("order.placed", r#"{"id":"o","patient_id":"p1"}"#, Some("o")),
+            ("product.created", r#"{"id":17}"#, Some("17")),
+            ("product.updated", r#"{"name":"x"}"#, None),
+        ] {
+            let body = EventBody::from_json(format!(r#"{{"data":{data}}}"#));
+            let event_type = EventType::new(event_type).unwrap();
+            assert_eq!(entity_of(&event_type, &body).as_deref(), entity, "{data}");
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod minimum;
 pub mod native;
 mod payload;
 mod retry_after;
+pub mod sfs;
 pub mod signature;
 pub mod standard;
 

@@ -16,17 +16,21 @@
 //! 9. Of a key that a sink keeps in order at most one delivery is claimed or may be (see `order`).
 //! 10. What a program has said is kept, sealed, only while its delivery is neither done nor skipped.
 //! 11. What a parked delivery waits for is kept exactly while it is parked, and a clinic's pause as long as one waits for it.
-//! 12. Where the audit log is on, an attempt that has ended has exactly one record, waiting or in a file.
+//! 12. A delivery to the stream has one frame at most; see `frames` for their numbers.
+//! 13. Where the audit log is on, an attempt that has ended has exactly one record, waiting or in a file.
 //!
 //! There is no recovery code: what a crash leaves are rows that the next pass takes up by the same lines.
 
 mod attest;
 mod choice;
 mod clocks;
+mod crosswalk;
 mod details;
+mod frames;
 mod intake;
 mod jobs;
 mod lanes;
+mod late;
 mod order;
 mod outbox;
 mod output;
@@ -35,6 +39,7 @@ mod prune;
 mod query;
 mod restore;
 mod sinks;
+mod treatments;
 mod unkept;
 
 use std::rc::Rc;
@@ -48,7 +53,9 @@ use crate::store::{Epoch, Store};
 
 pub use choice::{Choice, DeliveryFilter, DeliveryOf};
 pub use clocks::{Doubt, Heard, Watch};
+pub use crosswalk::{Gap, Looked, Waiting};
 pub use details::{Detail, Fetched, Owed, Owing, Taker};
+pub use frames::{Extent, FrameLog, FramePage, FrameRow};
 pub use intake::{Admitted, Found, Page, Progress};
 pub use jobs::{Asked, Job, JobLane, JobRequest, JobTotals};
 pub use lanes::{LaneState, SweepEnd};
@@ -59,6 +66,7 @@ pub use prune::Pruned;
 pub use query::{DeliveryRow, EventFilter, EventRow, LaneRow, Query, Resend};
 pub use restore::Restored;
 pub use sinks::{Mode, Next, Reassigned, SinkRow};
+pub use treatments::{ItemState, PostedBatch, PostedItem};
 pub use unkept::{Brought, InHand, Wanted};
 
 /// An event of a sweep that has not ended may be claimed after this time all the same: a long sweep must not hold

@@ -16,7 +16,7 @@ use super::query::time;
 use super::unkept::Brought;
 use super::{
     EventKey, LONGEST_WAIT_FOR_SWEEP, Ledger, SinkId, at, body_place, damaged, ms, numbers, output,
-    parked,
+    parked, treatments,
 };
 use crate::audit::{Action, Attested, Audit, Record};
 use crate::decide::{Decision, Facts};
@@ -112,7 +112,8 @@ impl Settlement {
         checkpoint: Option<Checkpoint>,
     ) -> Self {
         let decided = decided.into_iter().map(|(claim, decision)| {
-            let owned = !claim.ticket.kept && decision != Decision::Done;
+            let is_open = !matches!(decision, Decision::Done | Decision::Skipped { .. });
+            let owned = !claim.ticket.kept && is_open;
             let stub = Stub {
                 delivery: claim.parcel.delivery,
                 event: claim.ticket.event,
@@ -709,6 +710,9 @@ fn settle_open(
         Decision::Parked { reason, .. } => {
             (DeliveryState::Parked, None, claim.facts.refusals, reason)
         }
+        Decision::Skipped { reason } => {
+            (DeliveryState::Skipped, None, claim.facts.refusals, reason)
+        }
         Decision::Dead { reason } => (DeliveryState::Dead, None, claim.facts.refusals, reason),
     };
     let changed = c.prepare_cached(
@@ -731,6 +735,11 @@ fn settle_open(
         && changed > 0
     {
         parked::park(c, claim.delivery, (*why, reason, *until), now)?;
+        treatments::conclude(c, sealer, claim.delivery, now)?;
+    }
+    if state == DeliveryState::Skipped && changed > 0 {
+        forget_bodies(c, &numbers([claim.event.0]))?;
+        output::forget(c, &numbers([claim.delivery.0]))?;
     }
     if let Some(body) = claim.body.as_ref().filter(|_| changed > 0) {
         details::keep_body(c, sealer, (claim.event, &claim.event_type), body)?;

@@ -69,6 +69,24 @@ impl Recorder for Ledger {
     }
 }
 
+/// Keeps what a receiver has said of a delivery later, as its last attempt's.
+pub(super) fn keep(
+    c: &Connection,
+    sealer: &Sealer,
+    delivery: DeliveryId,
+    said: &Output,
+) -> rusqlite::Result<()> {
+    let attempt = c
+        .prepare_cached("SELECT attempts FROM delivery WHERE delivery = ?1")?
+        .query_row([delivery.0], |row| row.get(0))?;
+    let sealed = sealer.seal(&place(delivery, attempt), &said.to_bytes());
+    c.prepare_cached(
+        "INSERT OR REPLACE INTO output (delivery, attempt, sealed) VALUES (?1, ?2, ?3)",
+    )?
+    .execute((delivery.0, attempt, sealed))
+    .map(drop)
+}
+
 /// Where an output is sealed to: it opens only in its own row, as that attempt's.
 fn place(delivery: DeliveryId, attempt: u32) -> String {
     format!("output/{delivery}/{attempt}")

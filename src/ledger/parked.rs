@@ -262,7 +262,8 @@ pub(super) fn release(
     Ok(count)
 }
 
-fn conclude(
+/// Ends what was parked, as a result says.
+pub(super) fn conclude(
     c: &Connection,
     deliveries: &[i64],
     state: &str,

@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::Connection;
 
 use super::clocks::{self, Doubt, Watch};
-use super::{Ledger, at, day, ms, numbers, order, output, parked};
+use super::{Ledger, at, crosswalk, day, ms, numbers, order, output, parked, treatments};
 use crate::store::Unavailable;
 
 /// The vendor lists 30 days; five more are kept.
@@ -102,6 +102,8 @@ fn most_at_once(events: usize) -> usize {
 
 fn forget(c: &Connection, now: DateTime<Utc>, batch: usize) -> rusqlite::Result<usize> {
     expire_bodies(c, now)?;
+    treatments::forget_posts(c, ms(now))?;
+    crosswalk::forget(c, now)?;
     c.prepare_cached("UPDATE instance SET agreed_at = ?1")?
         .execute([ms(now)])?;
     c.prepare_cached(

@@ -7,7 +7,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::Connection;
 
-use super::{Ledger, SinkId, at, ms, numbers, parked};
+use super::{Ledger, SinkId, at, frames, ms, numbers, parked};
 use crate::store::Unavailable;
 
 /// Fullscript's clock, which dates events, may be ahead of ours by so much.
@@ -58,6 +58,7 @@ fn wake(
     if !restored {
         return Ok(None);
     }
+    frames::begin_anew(c)?;
     c.execute(
         "UPDATE instance SET restored_of = ?1, restored_until = ?2",
         (alive_at, ms(now + AHEAD)),

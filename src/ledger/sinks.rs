@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::parked::{self, PausedClinic};
 use super::query::{state, time};
-use super::{Ledger, Query, SinkId, ms, numbers, order, outbox, output};
+use super::{Ledger, Query, SinkId, ms, numbers, order, outbox, output, treatments};
 use crate::breaker::{Breaker, Outage};
 use crate::domain::{DeliveryState, OrderBy, Parked, SinkName};
 use crate::store::Unavailable;
@@ -420,6 +420,7 @@ fn reassign(
         &format!("UPDATE delivery SET sink = ?1, ordinal = 1, key = NULL, ready = min(ready, 1) WHERE sink = ?2 AND {OPEN}"),
         (other.0, from.0),
     )?;
+    treatments::reassign(c, from.0, other.0)?;
     order::line_up_all(c, other)?;
     Ok(Reassigned::Moved {
         moved: moved as u64,

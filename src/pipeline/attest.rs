@@ -26,6 +26,7 @@ fn word(outcome: &Outcome) -> &'static str {
         Outcome::NotSent { .. } => "not_sent",
         Outcome::Doubt { .. } => "doubt",
         Outcome::Gone { .. } => "gone",
+        Outcome::Skip { .. } => "skipped",
         Outcome::Park { .. } => "parked",
         Outcome::ClinicRefused { .. } => "clinic_refused",
     }

@@ -277,6 +277,9 @@ impl Pipeline {
             if let Err(error) = self.ledger.empty_log().await {
                 tracing::warn!("{error}: the write-ahead log is emptied in an hour");
             }
+            if let Err(error) = self.ledger.prune_frames(self.now()).await {
+                self.ledger_trouble(&error);
+            }
             tokio::select! {
                 () = self.prune() => {}
                 () = soft.cancelled() => return,

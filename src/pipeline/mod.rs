@@ -78,7 +78,7 @@ pub struct Pipeline {
     /// Where intake and outbox meet.
     pub ledger: Ledger,
     /// Requests to Fullscript.
-    pub api: Api,
+    pub api: Arc<Api>,
     /// The grants.
     pub tokens: Tokens,
     /// Which sinks want what.

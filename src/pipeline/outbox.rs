@@ -366,8 +366,8 @@ impl Pipeline {
         let mut gone = None;
         let mut refused = BTreeMap::new();
         let mut records = Vec::new();
-        for (claim, outcome) in attempted.outcomes {
-            records.extend(self.attempted(sink, &claim, &outcome, (took, attempted.status_code)));
+        for (claim, outcome, status_code) in attempted.outcomes {
+            records.extend(self.attempted(sink, &claim, &outcome, (took, status_code)));
             // What an exact sink refuses is one event's fault: it stops by itself where it does not work.
             let (standing, change) = if sink.sink.is_exact() {
                 (Standing::Works, Change::None)
@@ -494,6 +494,9 @@ fn report(sink: &OpenSink, claim: &Claim, decision: &Decision, standing: Standin
     let attempt = claim.parcel.attempt;
     match decision {
         Decision::Done => tracing::debug!(%sink, %event, attempt, "delivered"),
+        Decision::Skipped { reason } => {
+            tracing::debug!(%sink, %event, attempt, "skipped: {reason}");
+        }
         Decision::Again { reason, .. } if standing == Standing::Down => {
             tracing::debug!(%sink, %event, attempt, "not delivered, as its receiver does not work: {reason}");
         }

@@ -1,4 +1,4 @@
-//! The authenticated calls: list, retrieve, clinic; and how they are refused (`fullscript-api.md` §4, §5).
+//! The authenticated calls: list, retrieve, clinic, patient, treatment plan; and how they are refused (`fullscript-api.md` §4, §5).
 
 use axum::extract::{Path, RawQuery, State};
 use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
@@ -9,6 +9,7 @@ use serde_json::json;
 use super::answers::{self, Caller, ELSEWHERE, Refusal};
 use super::faults::{Endpoint, Fault};
 use super::handle::Handle;
+use super::records::RecordKind;
 use super::reply;
 use super::tokens::Rejection;
 
@@ -78,6 +79,64 @@ pub(super) async fn clinic(State(handle): State<Handle>, headers: HeaderMap) -> 
         json!({ "clinic": { "id": id, "name": clinic.name, "integration_id": null } }).to_string()
     };
     reply::broken(fault, StatusCode::OK, text)
+}
+
+/// `GET /clinic/patients/{id}`.
+pub(super) async fn patient(
+    State(handle): State<Handle>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    record(&handle, RecordKind::Patient, &id, &headers).await
+}
+
+/// `GET /clinic/treatment_plans/{id}`.
+pub(super) async fn treatment_plan(
+    State(handle): State<Handle>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    record(&handle, RecordKind::TreatmentPlan, &id, &headers).await
+}
+
+async fn record(handle: &Handle, kind: RecordKind, id: &str, headers: &HeaderMap) -> Response {
+    let bearer = bearer(headers);
+    let fault = handle.world().fault_for(kind.endpoint(), bearer, None);
+    if let Some(fault) = fault
+        && let Some(instead) = reply::instead(fault, handle.ended.subscribe()).await
+    {
+        return instead;
+    }
+    let caller = match authenticate(handle, bearer) {
+        Ok(caller) => caller,
+        Err(rejection) => return unauthorized(handle, rejection),
+    };
+    let answer = {
+        let mut world = handle.world();
+        match kind {
+            RecordKind::Patient => world.counters.patients += 1,
+            RecordKind::TreatmentPlan => world.counters.treatment_plans += 1,
+        }
+        if caller.scopes.iter().any(|scope| scope == kind.scope()) {
+            let record = world.record(&handle.options, caller.clinic, kind, id);
+            let wrong = fault == Some(Fault::WrongId);
+            let record = record.map(|text| {
+                if wrong {
+                    text.replace(id, ELSEWHERE)
+                } else {
+                    text
+                }
+            });
+            record.ok_or(Refusal::NotFound)
+        } else {
+            Err(Refusal::Scope)
+        }
+    };
+    match answer {
+        Ok(text) => reply::broken(fault, StatusCode::OK, text),
+        Err(_) if fault == Some(Fault::ReplyLost) => reply::lost(),
+        Err(refusal) => refuse(handle, &refusal),
+    }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

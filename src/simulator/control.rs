@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use super::events::category_for;
 use super::faults::FaultRule;
 use super::handle::Handle;
+use super::records::RecordKind;
 use super::world::MadeEvent;
 use super::{pages, reply};
 
@@ -36,6 +37,7 @@ pub(super) fn router() -> Router<Handle> {
         .route("/grants/expire", post(expire))
         .route("/grants/revoke", post(revoke))
         .route("/grants/scopes", post(scopes))
+        .route("/emr-ids", post(emr_id))
         .route("/faults", post(add_fault).delete(clear_faults))
         .route("/counters", get(counters))
 }
@@ -186,6 +188,20 @@ struct NewScopes {
 async fn scopes(State(handle): State<Handle>, Json(new): Json<NewScopes>) -> Response {
     let scopes: Vec<&str> = new.scopes.iter().map(String::as_str).collect();
     handle.set_grant_scopes(&new.clinic_id, &scopes);
+    done(&handle, &new.clinic_id)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewEmrId {
+    clinic_id: String,
+    kind: RecordKind,
+    id: String,
+    emr_id: Option<String>,
+}
+
+async fn emr_id(State(handle): State<Handle>, Json(new): Json<NewEmrId>) -> Response {
+    handle.set_emr_id(&new.clinic_id, new.kind, &new.id, new.emr_id.as_deref());
     done(&handle, &new.clinic_id)
 }
 

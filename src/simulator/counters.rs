@@ -19,6 +19,10 @@ pub struct Counters {
     pub retrieved_again: u64,
     /// Clinic requests that were authenticated.
     pub clinic_calls: u64,
+    /// Patient requests that were authenticated.
+    pub patients: u64,
+    /// Treatment plan requests that were authenticated.
+    pub treatment_plans: u64,
     /// Token requests by grant type and result, such as `refresh_token ok` or `refresh_token invalid_grant`.
     pub tokens: BTreeMap<String, u64>,
     /// Revoke requests.

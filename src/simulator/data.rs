@@ -114,15 +114,34 @@ fn data(facts: &Facts<'_>) -> Value {
 
 /// One of the clinic's patients.
 fn patient_id(facts: &Facts<'_>, random: &mut Seeded) -> String {
-    let of_clinic = facts.clinic_id.unwrap_or_default().bytes();
-    let of_clinic = of_clinic.fold(0_u64, |sum, byte| {
+    let number = random.below(u64::from(facts.patients));
+    numbered(facts.seed, facts.clinic_id.unwrap_or_default(), number).uuid()
+}
+
+/// What a clinic's patient is made of: first its id.
+fn numbered(seed: u64, clinic_id: &str, number: u64) -> Seeded {
+    let of_clinic = clinic_id.bytes().fold(0_u64, |sum, byte| {
         sum.wrapping_mul(31).wrapping_add(u64::from(byte))
     });
-    let number = random.below(u64::from(facts.patients));
-    Seeded::new(facts.seed ^ of_clinic, number).uuid()
+    Seeded::new(seed ^ of_clinic, number)
+}
+
+/// The clinic's patient of this id, as the REST interface shows one, but for `metadata`.
+pub(super) fn patient_of(seed: u64, clinic_id: &str, patients: u32, id: &str) -> Option<Value> {
+    let mut all = (0..u64::from(patients)).map(|number| numbered(seed, clinic_id, number));
+    let mut random = all.find_map(|mut random| (random.uuid() == id).then_some(random))?;
+    let mut patient = facts_of(id, &mut random);
+    patient.insert("archived".to_owned(), json!(false));
+    Some(Value::Object(patient))
 }
 
 fn patient(facts: &Facts<'_>, random: &mut Seeded) -> Map<String, Value> {
+    let id = patient_id(facts, random);
+    facts_of(&id, random)
+}
+
+/// A patient as events show one: without `archived` and `metadata`, which only the REST interface has.
+fn facts_of(id: &str, random: &mut Seeded) -> Map<String, Value> {
     let (first, last) = (random.pick(FIRST), random.pick(LAST));
     let born = match random.below(4) {
         0 => Value::Null,
@@ -140,7 +159,7 @@ fn patient(facts: &Facts<'_>, random: &mut Seeded) -> Map<String, Value> {
         _ => json!("x"),
     };
     let patient = json!({
-        "id": patient_id(facts, random),
+        "id": id,
         "first_name": first,
         "last_name": last,
         "email": format!("patient{}@example.test", random.below(100_000)),
@@ -150,8 +169,6 @@ fn patient(facts: &Facts<'_>, random: &mut Seeded) -> Map<String, Value> {
         "total_discount": random.below(35),
         "mobile_number": if random.below(2) == 0 { Value::Null } else { json!("+15555550100") },
         "text_message_notification": random.below(2) == 0,
-        "archived": false,
-        "metadata": { "id": format!("emr-{}", random.below(100_000)) },
     });
     match patient {
         Value::Object(object) => object,

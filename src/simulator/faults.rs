@@ -16,6 +16,10 @@ pub enum Endpoint {
     Revoke,
     /// `GET /clinic`.
     Clinic,
+    /// `GET /clinic/patients/{id}`.
+    Patient,
+    /// `GET /clinic/treatment_plans/{id}`.
+    TreatmentPlan,
 }
 
 /// The body of an answer that is no success.

@@ -10,6 +10,7 @@ use super::counters::Counters;
 use super::events::{Draft, Events, category_for};
 use super::faults::{FaultRule, Faults};
 use super::limiter::Limiter;
+use super::records::{RecordKind, Records};
 use super::seeded::Seeded;
 use super::tokens::Tokens;
 use super::world::{MadeEvent, SimClinic, World};
@@ -40,6 +41,7 @@ impl Handle {
             limiter: Limiter::new(options.rate_limit),
             faults: Faults::default(),
             counters: Counters::default(),
+            records: Records::default(),
             scopes: options.scopes.clone(),
             rewritten: std::collections::HashSet::new(),
             random: Seeded::new(options.seed, u64::MAX - 1),
@@ -296,6 +298,14 @@ impl Handle {
             .index(event_id)
             .and_then(|index| world.events.get(index))
             .map_or(0, |record| record.retrieved)
+    }
+
+    /// Sets or takes away the EMR's own id (`metadata.id`) of a clinic's patient or plan.
+    pub fn set_emr_id(&self, clinic_id: &str, kind: RecordKind, id: &str, emr_id: Option<&str>) {
+        let mut world = self.world();
+        if let Some(number) = world.number_of(clinic_id) {
+            world.records.set_emr_id(number, kind, id, emr_id);
+        }
     }
 
     /// From now on this event reads otherwise, as after a change of Fullscript's own.

@@ -4,13 +4,14 @@
 //! | file | holds |
 //! |---|---|
 //! | `server` | routes, request ids, latency, the limiter |
-//! | `api`, `answers` | list, retrieve, clinic |
+//! | `api`, `answers` | list, retrieve, clinic, patient, treatment plan |
 //! | `oauth`, `pages` | authorize, token, revoke |
 //! | `control` | `/_control`: make events, faults and grants from another process |
 //! | `handle` | the same from within, for tests |
 //! | `world` | everything that changes, behind one lock |
-//! | `tokens`, `events`, `listing`, `limiter`, `faults`, `data`, `seeded` | pure: state and decisions |
+//! | `tokens`, `events`, `listing`, `limiter`, `faults`, `data`, `records`, `seeded` | pure: state and decisions |
 //! | `reply` | answers, whole and broken |
+//! | `emr` | apart from all this: the imitation of an EMR that Smart Flow Sheet's events are posted to |
 //!
 //! Every unknown of `fullscript-api.md` §8 is an [`Options`] field. The same seed, clock and calls give the same ids,
 //! tokens, delays and bodies.
@@ -20,6 +21,7 @@ mod api;
 mod control;
 mod counters;
 mod data;
+pub mod emr;
 mod events;
 mod faults;
 mod handle;
@@ -27,6 +29,7 @@ mod limiter;
 mod listing;
 mod oauth;
 mod pages;
+mod records;
 mod reply;
 mod seeded;
 mod server;
@@ -47,6 +50,7 @@ pub use self::faults::{Endpoint, ErrorBody, Fault, FaultRule};
 pub use self::handle::Handle;
 pub use self::limiter::{RateLimit, RetryAfter};
 pub use self::listing::{Bounds, PageSizes};
+pub use self::records::RecordKind;
 pub use self::tokens::Rotation;
 pub use self::world::{MadeEvent, SimClinic};
 use crate::clock::{SharedClock, SystemClock};
@@ -74,6 +78,16 @@ pub struct Delay {
     pub most: Duration,
 }
 
+/// Which records have the EMR's own id (`metadata.id`), beside those that it was set for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EmrIds {
+    /// None.
+    #[default]
+    None,
+    /// Every patient: `emr-` and Fullscript's id.
+    OfPatients,
+}
+
 /// How the simulator behaves. The default is the contract's assumption for each unknown.
 #[derive(Clone)]
 pub struct Options {
@@ -83,6 +97,8 @@ pub struct Options {
     pub seed: u64,
     /// How many patients each clinic has: their events come again and again.
     pub patients: u32,
+    /// Which records have the EMR's own id.
+    pub emr_ids: EmrIds,
     /// The time it lives in.
     pub clock: SharedClock,
     /// Where the day of the `created_at` filter begins.
@@ -119,6 +135,7 @@ impl Default for Options {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             seed: 1,
             patients: 200,
+            emr_ids: EmrIds::None,
             clock: Arc::new(SystemClock::start()),
             zone: chrono_tz::America::New_York,
             bounds: Bounds::default(),

@@ -34,6 +34,8 @@ fn router(handle: Handle) -> Router {
     let api = Router::new()
         .route("/events/{segment}", get(api::events))
         .route("/clinic", get(api::clinic))
+        .route("/clinic/patients/{id}", get(api::patient))
+        .route("/clinic/treatment_plans/{id}", get(api::treatment_plan))
         .route("/oauth/authorize", get(oauth::ask).post(oauth::decide))
         .route("/oauth/token", post(oauth::token))
         .route("/oauth/revoke", post(oauth::revoke))

@@ -8,6 +8,7 @@ use super::data::{self, Facts};
 use super::events::{Events, Record, created_at};
 use super::faults::{Endpoint, Fault, Faults, Request};
 use super::limiter::Limiter;
+use super::records::Records;
 use super::seeded::Seeded;
 use super::tokens::Tokens;
 
@@ -49,6 +50,7 @@ pub(super) struct World {
     pub(super) limiter: Limiter,
     pub(super) faults: Faults,
     pub(super) counters: Counters,
+    pub(super) records: Records,
     pub(super) scopes: Vec<String>,
     /// Events that read otherwise than they did.
     pub(super) rewritten: HashSet<u32>,

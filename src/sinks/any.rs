@@ -6,8 +6,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::{
-    Checkpoint, Delivered, ExecSink, FileSink, Orphan, Resumed, Secrets, SharedRecorder, Signing,
-    Sink, SqliteSink, StdoutError, StdoutSink, Stopped, WebhookError, WebhookSink,
+    Checkpoint, Delivered, ExecSink, FileSink, Orphan, Ports, Resumed, Secrets, Signing, Sink,
+    SqliteSink, StdoutError, StdoutSink, Stopped, StreamSink, WebhookError, WebhookSink,
 };
 use crate::config::{self, Enrich, SecretRef, SinkKind, WebhookAuth, WebhookSignature};
 use crate::domain::{Parcel, SinkName};
@@ -24,6 +24,8 @@ pub enum AnySink {
     Stdout(StdoutSink),
     /// `kind = "exec"`.
     Exec(ExecSink),
+    /// `[stream]`.
+    Stream(StreamSink),
     /// `kind = "webhook"`.
     Webhook(Box<WebhookSink>),
 }
@@ -93,7 +95,7 @@ impl AnySink {
         sink: &config::Sink,
         http: &config::Http,
         state: &Path,
-        recorder: &SharedRecorder,
+        ports: &Ports,
         enrich: &Arc<Enrich>,
     ) -> Result<Self, OpenError> {
         let name = || sink.name.clone();
@@ -108,9 +110,13 @@ impl AnySink {
                 Ok(Self::Sqlite(sink.enriched(enrich)))
             }
             SinkKind::Exec(settings) => {
-                let recorder = Arc::clone(recorder);
+                let recorder = Arc::clone(&ports.recorder);
                 let sink = ExecSink::new(name(), settings.clone(), state, recorder);
                 Ok(Self::Exec(sink.enriched(enrich)))
+            }
+            SinkKind::Stream(settings) => {
+                let frames = Arc::clone(&ports.frames);
+                Ok(Self::Stream(StreamSink::new(settings.clone(), frames)))
             }
             SinkKind::Stdout => StdoutSink::open()
                 .map(|sink| Self::Stdout(sink.enriched(enrich)))
@@ -121,7 +127,8 @@ impl AnySink {
             SinkKind::Webhook(settings) => {
                 let secrets = webhook_secrets(&sink.name, settings)?;
                 WebhookSink::new((**settings).clone(), secrets, http)
-                    .map(|sink| Self::Webhook(Box::new(sink.enriched(enrich))))
+                    .map(|sink| sink.enriched(enrich).with_ports(name(), ports))
+                    .map(|sink| Self::Webhook(Box::new(sink)))
                     .map_err(|source| OpenError::Webhook {
                         sink: name(),
                         source,
@@ -185,11 +192,17 @@ fn webhook_secrets(sink: &SinkName, settings: &config::WebhookSink) -> Result<Se
     });
     let challenge = settings.challenge.as_ref();
     let challenge = challenge.map(|reference| secret("challenge", reference));
+    let clinic_keys = settings.sfs.iter().flat_map(|sfs| &sfs.clinic_keys);
+    let clinic_keys = clinic_keys.map(|(clinic, reference)| {
+        let key = secret("sfs.clinic_keys", reference)?;
+        Ok((clinic.clone(), key))
+    });
     Ok(Secrets {
         signing,
         authorization,
         client_key: client_key.transpose()?,
         challenge: challenge.transpose()?,
+        clinic_keys: clinic_keys.collect::<Result<_, _>>()?,
     })
 }
 
@@ -200,6 +213,7 @@ impl Sink for AnySink {
             Self::Sqlite(sink) => sink.batch(),
             Self::Stdout(sink) => sink.batch(),
             Self::Exec(sink) => sink.batch(),
+            Self::Stream(sink) => sink.batch(),
             Self::Webhook(sink) => sink.batch(),
         }
     }
@@ -210,6 +224,7 @@ impl Sink for AnySink {
             Self::Sqlite(sink) => sink.concurrency(),
             Self::Stdout(sink) => sink.concurrency(),
             Self::Exec(sink) => sink.concurrency(),
+            Self::Stream(sink) => sink.concurrency(),
             Self::Webhook(sink) => sink.concurrency(),
         }
     }
@@ -220,6 +235,7 @@ impl Sink for AnySink {
             Self::Sqlite(sink) => sink.is_exact(),
             Self::Stdout(sink) => sink.is_exact(),
             Self::Exec(sink) => sink.is_exact(),
+            Self::Stream(sink) => sink.is_exact(),
             Self::Webhook(sink) => sink.is_exact(),
         }
     }
@@ -234,6 +250,7 @@ impl Sink for AnySink {
             Self::Sqlite(sink) => sink.resume(checkpoint, orphans).await,
             Self::Stdout(sink) => sink.resume(checkpoint, orphans).await,
             Self::Exec(sink) => sink.resume(checkpoint, orphans).await,
+            Self::Stream(sink) => sink.resume(checkpoint, orphans).await,
             Self::Webhook(sink) => sink.resume(checkpoint, orphans).await,
         }
     }
@@ -244,6 +261,7 @@ impl Sink for AnySink {
             Self::Sqlite(sink) => sink.deliver(parcels, now).await,
             Self::Stdout(sink) => sink.deliver(parcels, now).await,
             Self::Exec(sink) => sink.deliver(parcels, now).await,
+            Self::Stream(sink) => sink.deliver(parcels, now).await,
             Self::Webhook(sink) => sink.deliver(parcels, now).await,
         }
     }
@@ -258,7 +276,6 @@ mod tests {
     use super::*;
     use crate::config::{ClinicSelection, OnDoubt, WebhookFormat};
     use crate::domain::{OrderBy, Pattern, Patterns};
-    use crate::sinks::Unrecorded;
 
     fn sink(signature: WebhookSignature) -> config::Sink {
         config::Sink {
@@ -273,6 +290,7 @@ mod tests {
             kind: SinkKind::Webhook(Box::new(config::WebhookSink {
                 url: "http://localhost/".parse().unwrap(),
                 format: WebhookFormat::Native,
+                sfs: None,
                 payload: config::WebhookPayload::default(),
                 signature,
                 idempotency_key: config::IdempotencyKey::None,
@@ -297,8 +315,13 @@ mod tests {
 
     fn refusal(sink: &config::Sink) -> String {
         let http = config::Http::default();
-        let nobody: SharedRecorder = Arc::new(Unrecorded);
-        let opened = AnySink::open(sink, &http, Path::new("/nowhere"), &nobody, &Arc::default());
+        let opened = AnySink::open(
+            sink,
+            &http,
+            Path::new("/nowhere"),
+            &Ports::default(),
+            &Arc::default(),
+        );
         opened.err().unwrap().to_string()
     }
 

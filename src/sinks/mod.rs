@@ -10,8 +10,10 @@ mod file;
 mod owned_file;
 mod sqlite;
 mod stdout;
+mod stream;
 mod webhook;
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -26,6 +28,11 @@ pub use exec::ExecSink;
 pub use file::FileSink;
 pub use sqlite::SqliteSink;
 pub use stdout::{StdoutError, StdoutSink};
+pub use stream::{Frames, NewFrame, SharedFrames, StreamSink, id_digest};
+pub use webhook::sfs::{
+    Crossed, Crosswalk, Ended, Post, Sending, SharedCrosswalk, SharedTreatments, Told, Treatments,
+    Uncrossed, Unnoted, Untracked,
+};
 pub use webhook::{Secrets, Signing, WebhookError, WebhookSink};
 
 /// A sink that cannot go on until a person has looked: its deliveries wait, other sinks run on. The text says what
@@ -80,6 +87,16 @@ pub type SharedRecorder = Arc<dyn Recorder>;
 /// Records nothing: for an attempt of which the ledger knows nothing.
 pub struct Unrecorded;
 
+impl Frames for Unrecorded {
+    fn append(&self, _: Vec<NewFrame>) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(std::future::ready(Err("nothing is recorded".to_owned())))
+    }
+
+    fn shown(&self, _: Vec<DeliveryId>) -> BoxFuture<'_, Result<HashSet<DeliveryId>, String>> {
+        Box::pin(std::future::ready(Ok(HashSet::new())))
+    }
+}
+
 impl Recorder for Unrecorded {
     fn record(&self, _: DeliveryId, _: u32, _: Output) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
@@ -87,6 +104,31 @@ impl Recorder for Unrecorded {
 
     fn recorded(&self, _: DeliveryId, _: u32) -> BoxFuture<'_, Output> {
         Box::pin(std::future::ready(Output::default()))
+    }
+}
+
+/// What sinks ask of the rest of the program: each by a port, so that no sink knows the ledger.
+#[derive(Clone)]
+pub struct Ports {
+    /// Keeps what programs and receivers say.
+    pub recorder: SharedRecorder,
+    /// Keeps the stream's frames.
+    pub frames: SharedFrames,
+    /// Knows the EMR's own ids.
+    pub crosswalk: SharedCrosswalk,
+    /// Remembers what an EMR was sent.
+    pub treatments: SharedTreatments,
+}
+
+impl Default for Ports {
+    /// Those of an attempt beside the daemon, without the ledger.
+    fn default() -> Self {
+        Self {
+            recorder: Arc::new(Unrecorded),
+            frames: Arc::new(Unrecorded),
+            crosswalk: Arc::new(Uncrossed),
+            treatments: Arc::new(Untracked),
+        }
     }
 }
 
@@ -125,8 +167,8 @@ pub struct Delivered {
     pub outcomes: Vec<Outcome>,
     /// The new checkpoint, if this sink keeps one.
     pub checkpoint: Option<Checkpoint>,
-    /// The HTTP status of the answer, where the sink asks over HTTP and was answered.
-    pub status_code: Option<u16>,
+    /// The HTTP status of each parcel's answer, where there was one; empty for a sink that does not ask over HTTP.
+    pub status_codes: Vec<Option<u16>>,
 }
 
 /// The port of every sink.

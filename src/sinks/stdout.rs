@@ -90,7 +90,7 @@ impl Sink for StdoutSink {
         // A panic's own words are left out: they may quote what was being written.
         .unwrap_or_else(|_| Err(Stopped("the stdout sink has failed inside".to_owned())))?;
         Ok(Delivered {
-            status_code: None,
+            status_codes: Vec::new(),
             outcomes,
             checkpoint: None,
         })

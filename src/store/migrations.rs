@@ -10,6 +10,9 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0001_ledger.sql"),
     include_str!("migrations/0002_grants.sql"),
     include_str!("migrations/0003_audit.sql"),
+    include_str!("migrations/0004_stream.sql"),
+    include_str!("migrations/0005_sfs.sql"),
+    include_str!("migrations/0006_crosswalk.sql"),
 ];
 
 /// Brings the database to the newest schema, each step in a transaction of its own.

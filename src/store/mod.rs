@@ -284,6 +284,23 @@ impl Store {
         self.reads.run(Turn::Next, work).await
     }
 
+    /// A further connection that only reads, for whoever reads much: the queries of polling and delivery do not wait for
+    /// it.
+    pub fn reader(&self, name: &str) -> Result<Reader, OpenError> {
+        let connection = connect(&self.path)?;
+        connection
+            .pragma_update(None, "query_only", true)
+            .map_err(|source| OpenError::sqlite(&self.path, source))?;
+        let (reads, _) = Queue::read_only(name, connection).map_err(|source| OpenError::Io {
+            path: self.path.to_path_buf(),
+            source,
+        })?;
+        Ok(Reader {
+            reads,
+            sealer: self.sealer.clone(),
+        })
+    }
+
     /// Empties the write-ahead log, which still holds what was deleted meanwhile. Left for the next time where somebody
     /// reads from it.
     pub async fn empty_log(&self) -> Result<(), OpenError> {
@@ -301,6 +318,29 @@ impl Store {
     }
 
     /// Seals and opens what must not lie on disk in the clear.
+    pub fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+}
+
+/// A connection of its own that only reads. Cheap to clone; closed with its last clone.
+#[derive(Clone)]
+pub struct Reader {
+    reads: Queue,
+    sealer: Sealer,
+}
+
+impl Reader {
+    /// Runs a query against what is committed.
+    pub async fn read<T, F>(&self, work: F) -> Result<T, Unavailable>
+    where
+        F: Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.reads.run(Turn::Next, work).await
+    }
+
+    /// Opens what was sealed.
     pub fn sealer(&self) -> &Sealer {
         &self.sealer
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -98,10 +98,25 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let (sender, lines) = mpsc::channel();
         let stderr = child.stderr.take().unwrap();
+        Self::listen(child, stderr)
+    }
+
+    /// Starts a command and listens to its standard output.
+    pub(crate) fn start_aloud(command: &mut Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let stdout = child.stdout.take().unwrap();
+        Self::listen(child, stdout)
+    }
+
+    fn listen(child: Child, voice: impl Read + Send + 'static) -> Self {
+        let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            for line in BufReader::new(voice).lines().map_while(Result::ok) {
                 if sender.send(line).is_err() {
                     return;
                 }
@@ -180,6 +195,11 @@ impl Running {
     pub(crate) fn last_words(&mut self) -> String {
         let said = self.said();
         said[said.len().saturating_sub(60)..].join("\n")
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Its number.

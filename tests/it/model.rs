@@ -843,6 +843,7 @@ impl Bench {
             Decision::Done
             | Decision::Held { .. }
             | Decision::Parked { .. }
+            | Decision::Skipped { .. }
             | Decision::Dead { .. } => None,
         };
         let mark = format!("settled at {}", self.now);

@@ -322,6 +322,14 @@ pub(crate) fn check_invariants(ledger: &Path) {
             "SELECT count(*) FROM parked JOIN delivery USING (delivery) JOIN lane USING (lane) WHERE why = 'clinic_paused' AND (delivery.sink, clinic) NOT IN (SELECT sink, clinic FROM paused_clinic)",
         ),
         (
+            "what has a frame is claimed or done",
+            "SELECT count(*) FROM frame JOIN delivery USING (delivery) WHERE state NOT IN ('claimed', 'done')",
+        ),
+        (
+            "no frame is kept that was forgotten",
+            "SELECT count(*) FROM frame, stream WHERE seq <= floor",
+        ),
+        (
             "a claim has an owner",
             "SELECT count(*) FROM delivery WHERE state = 'claimed' AND epoch IS NULL",
         ),

@@ -1,7 +1,6 @@
 //! `sinks test`: one attempt with a made-up event, beside the daemon and without the ledger.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use super::super::output::print;
 use super::super::session::unknown;
@@ -10,7 +9,7 @@ use crate::app::StartError;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{ClinicSelection, Config, Sink, SinkKind};
 use crate::domain::{ClinicName, DeliveryId, EventBody, EventId, EventType, Outcome, Parcel};
-use crate::sinks::{AnySink, SharedRecorder, Sink as _, Unrecorded};
+use crate::sinks::{AnySink, Ports, Sink as _};
 
 /// The type of the event that is made up.
 const TYPE: &str = "fullscript_events.test";
@@ -36,12 +35,11 @@ pub(super) fn run(path: &Path, name: &str) -> CommandResult {
         let text = format!("{} cannot be written: {error}", place.display());
         Failure::new(Exit::Unexpected, text)
     })?;
-    let unrecorded: SharedRecorder = Arc::new(Unrecorded);
     let open = AnySink::open(
         sink,
         &config.http,
         state.path(),
-        &unrecorded,
+        &Ports::default(),
         &config.enrich,
     );
     let open = open.map_err(StartError::from)?;
@@ -106,6 +104,7 @@ fn words(outcome: &Outcome) -> String {
         Outcome::Doubt { reason } => format!("it may have arrived ({reason})"),
         Outcome::Gone { reason } => format!("it is no receiver any more ({reason})"),
         Outcome::ClinicRefused { reason } => format!("it refuses this clinic ({reason})"),
+        Outcome::Skip { reason } => format!("it was sent nothing ({reason})"),
         Outcome::Park { reason, .. } => format!("it would wait ({reason})"),
     }
 }

@@ -5,9 +5,11 @@ mod app;
 mod audit;
 mod clinics;
 mod enrich;
+mod late;
 mod matches;
 mod poll;
 mod sinks;
+mod stream;
 mod values;
 
 use toml::de::DeTable;
@@ -25,10 +27,12 @@ pub(super) fn config<'a>(report: &'a Report<'a>, document: &'a DeTable<'a>) -> O
     let poll = poll::read(&root.section("poll"), servers);
     let clinics = clinics::read(&root, &poll.categories, servers);
     let bodies = state.as_ref().map(|state| state.bodies);
-    let sinks = sinks::read(&root, &clinics, bodies);
+    let stream = stream::read(&root, &clinics, bodies);
+    let sinks = sinks::read(&root, &clinics, bodies, &stream);
     let enrich = enrich::read(&root, &clinics);
     let at = state.as_ref().map(|state| state.directory.as_path());
     let audit = audit::read(&root, at);
+    let late = late::read(&root);
     root.finish();
     Some(Config {
         app: app.app?,
@@ -40,6 +44,8 @@ pub(super) fn config<'a>(report: &'a Report<'a>, document: &'a DeTable<'a>) -> O
         enrich: enrich.into(),
         audit,
         fingerprint: report.fingerprint(),
+        stream: stream.stream,
+        late,
     })
 }
 

@@ -239,7 +239,7 @@ fn every_problem_is_told_at_once_and_no_secret_is_shown() {
 
     polling (line 59)
       found:  an unknown key
-      wanted: one of app, audit, clinics, enrich, http, poll, sinks, state
+      wanted: one of app, audit, clinics, enrich, http, poll, sfs, sinks, state, stream
     "#);
 }
 
@@ -874,4 +874,63 @@ fn the_audit_log_is_on_where_its_section_is_and_lies_in_the_state_directory_by_d
         text.contains("at least \"1d\"") && text.contains("audit.needed"),
         "{text}"
     );
+}
+
+#[test]
+fn late_results_are_taken_on_loopback_unless_it_is_said_aloud() {
+    let late = |more: &str| {
+        let text = format!("{SMALLEST}\n[sfs]\n{more}\n");
+        parse(&text, Path::new("config.toml")).map(|loaded| loaded.config.late.unwrap())
+    };
+    let key = "emr_api_key = { env = \"EMR_API_KEY\" }\n";
+    let usual = late(key).unwrap();
+    assert_eq!(usual.listen.to_string(), "127.0.0.1:8767");
+    let aloud = format!("{key}listen = \"10.1.2.3:80\"\ninsecure_http = true");
+    assert_eq!(late(&aloud).unwrap().listen.to_string(), "10.1.2.3:80");
+    let config = parse(
+        &format!("{SMALLEST}\n[sfs]\n{key}"),
+        Path::new("config.toml"),
+    );
+    let config = config.unwrap().config;
+    let secrets = config.secrets();
+    assert!(secrets.iter().any(|(name, ..)| name == "sfs.emr_api_key"));
+    let mut words = Vec::new();
+    for bad in [
+        "listen = \"0.0.0.0:8767\"\n",
+        "listen = \"8767\"\n",
+        "listen = \"localhost:8767\"\n",
+    ] {
+        words.push(late(&format!("{key}{bad}")).unwrap_err().to_string());
+    }
+    words.push(late("emr_api_key = \"s3cr3t\"").unwrap_err().to_string());
+    words.push(late("").unwrap_err().to_string());
+    let words = words.join("\n");
+    assert!(!words.contains("s3cr3t"));
+    insta::assert_snapshot!(words, @r#"
+    config.toml: 1 problem
+
+    sfs.listen (line 14)
+      found:  "0.0.0.0:8767"
+      wanted: a loopback address, such as "127.0.0.1:8767", behind a proxy that speaks TLS; or, where the network between is trusted with health data, insecure_http = true beside it
+    config.toml: 1 problem
+
+    sfs.listen (line 14)
+      found:  "8767"
+      wanted: an address and a port, such as "127.0.0.1:8767"
+    config.toml: 1 problem
+
+    sfs.listen (line 14)
+      found:  "localhost:8767"
+      wanted: an address and a port, such as "127.0.0.1:8767"
+    config.toml: 1 problem
+
+    sfs.emr_api_key (line 13)
+      found:  a text that would be the secret itself (not shown)
+      wanted: a reference, since secrets never stand in this file: { credential = "NAME" } (systemd), { file = "/PATH" } or { env = "VARIABLE" }
+    config.toml: 1 problem
+
+    sfs.emr_api_key (line 12)
+      found:  nothing
+      wanted: where the key is that your EMR says with late results, such as { credential = "emr_api_key" }
+    "#);
 }

@@ -4,6 +4,7 @@ mod control;
 mod failing;
 mod oauth;
 mod reading;
+mod records;
 
 use chrono::DateTime;
 use reqwest::{Client, Response};

@@ -357,7 +357,7 @@ impl Sink for ExecSink {
             outcomes.push(self.attempt(parcel).await);
         }
         Ok(Delivered {
-            status_code: None,
+            status_codes: Vec::new(),
             outcomes,
             checkpoint: None,
         })

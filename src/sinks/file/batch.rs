@@ -68,7 +68,7 @@ fn report(
 ) -> (Lines, Delivered) {
     lines.mark.length += appended.durable;
     let delivered = Delivered {
-        status_code: None,
+        status_codes: Vec::new(),
         outcomes: outcomes(batch, appended),
         checkpoint: lines.mark.checkpoint(),
     };

@@ -57,7 +57,7 @@ pub(super) fn deliver(
         Ok(_) => written.next(),
     });
     Ok(Delivered {
-        status_code: None,
+        status_codes: Vec::new(),
         outcomes: outcomes.flatten().collect(),
         checkpoint: database.mark.checkpoint(),
     })

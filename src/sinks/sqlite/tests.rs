@@ -142,6 +142,7 @@ fn reason(outcome: &Outcome) -> &str {
         | Outcome::NotSent { reason }
         | Outcome::Gone { reason }
         | Outcome::ClinicRefused { reason }
+        | Outcome::Skip { reason }
         | Outcome::Park { reason, .. }
         | Outcome::Doubt { reason } => reason,
         Outcome::Yes => "",

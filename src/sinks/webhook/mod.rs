@@ -8,9 +8,11 @@ mod preflight;
 mod probe;
 mod request;
 mod resolve;
+pub(super) mod sfs;
 mod tls;
 mod verdict;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +26,11 @@ use url::{Host, Url};
 use self::preflight::Preflight;
 use self::probe::Seen;
 use self::resolve::FilteringResolver;
+use self::sfs::Sfs;
 use super::address::{NetError, Policy, Refused};
-use super::{Checkpoint, Delivered, Orphan, Resumed, Sink, Stopped};
+use super::{Checkpoint, Delivered, Orphan, Ports, Resumed, Sink, Stopped};
 use crate::config::{self, Enrich, IdUrl, WebhookPayload};
-use crate::domain::{Outcome, Parcel};
+use crate::domain::{ClinicName, Outcome, Parcel, SinkName};
 use crate::format::{Payload, standard};
 use crate::http as client;
 
@@ -64,6 +67,8 @@ pub struct Secrets {
     pub client_key: Option<SecretString>,
     /// What the receiver must echo, if it must.
     pub challenge: Option<SecretString>,
+    /// What a receiver of `format = "sfs"` knows each clinic by.
+    pub clinic_keys: BTreeMap<ClinicName, SecretString>,
 }
 
 /// What signs an attempt.
@@ -87,6 +92,7 @@ pub struct WebhookSink {
     client: Client,
     preflight: Preflight,
     enrich: Arc<Enrich>,
+    sfs: Option<Sfs>,
 }
 
 impl WebhookSink {
@@ -122,6 +128,7 @@ impl WebhookSink {
             client,
             preflight: Preflight::default(),
             enrich: Arc::default(),
+            sfs: None,
         })
     }
 
@@ -129,6 +136,19 @@ impl WebhookSink {
     #[must_use]
     pub fn enriched(self, enrich: Arc<Enrich>) -> Self {
         Self { enrich, ..self }
+    }
+
+    /// With what `format = "sfs"` asks beside the receiver; nothing for another format.
+    #[must_use]
+    pub fn with_ports(mut self, sink: SinkName, ports: &Ports) -> Self {
+        self.sfs = self.settings.sfs.clone().map(|settings| Sfs {
+            sink,
+            settings,
+            keys: std::mem::take(&mut self.secrets.clinic_keys),
+            ports: ports.clone(),
+            alone: sfs::Alone::default(),
+        });
+        self
     }
 
     /// The resolver is not asked about a receiver that is named by its address.
@@ -186,11 +206,15 @@ impl WebhookSink {
 
 impl Sink for WebhookSink {
     fn batch(&self) -> usize {
-        1
+        let places = self.settings.concurrency;
+        self.sfs.as_ref().map_or(1, |sfs| sfs.takes(places))
     }
 
     fn concurrency(&self) -> usize {
-        self.settings.concurrency
+        match &self.sfs {
+            Some(sfs) if sfs.is_one_by_one() => 1,
+            Some(_) | None => self.settings.concurrency,
+        }
     }
 
     async fn resume(
@@ -204,15 +228,25 @@ impl Sink for WebhookSink {
     }
 
     async fn deliver(&self, parcels: &[Parcel], now: DateTime<Utc>) -> Result<Delivered, Stopped> {
+        if let Some(sfs) = &self.sfs {
+            let (outcomes, status_codes) = self.deliver_sfs(sfs, parcels, now).await;
+            return Ok(Delivered {
+                outcomes,
+                checkpoint: None,
+                status_codes,
+            });
+        }
         let mut outcomes = Vec::with_capacity(parcels.len());
-        let mut status_code = None;
+        let mut status_codes = Vec::with_capacity(parcels.len());
         for parcel in parcels {
+            let mut status_code = None;
             outcomes.push(self.attempt(parcel, now, &mut status_code).await);
+            status_codes.push(status_code);
         }
         Ok(Delivered {
             outcomes,
             checkpoint: None,
-            status_code,
+            status_codes,
         })
     }
 }

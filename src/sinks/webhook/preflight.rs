@@ -57,6 +57,7 @@ impl WebhookSink {
             Outcome::No { reason, .. }
             | Outcome::NotSent { reason }
             | Outcome::Doubt { reason }
+            | Outcome::Skip { reason }
             | Outcome::Park { reason, .. } => Outcome::NotSent {
                 reason: format!("the pre-flight failed: {reason}"),
             },

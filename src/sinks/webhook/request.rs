@@ -13,6 +13,17 @@ use crate::format::{NoBody, cloudevents, fullscript, healthchain, native, signat
 /// The header that tells a repeat to receivers and gateways which know nothing of webhooks.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
+/// What the headers of an attempt say.
+#[derive(Clone, Copy)]
+pub(super) struct Stamp<'a> {
+    /// The event, or what stands for several.
+    pub(super) event: &'a str,
+    /// Which attempt it is, from 1.
+    pub(super) attempt: u32,
+    /// The message's id: the same on every attempt.
+    pub(super) id: &'a str,
+}
+
 impl WebhookSink {
     pub(super) fn body(&self, parcel: &Parcel) -> Result<Vec<u8>, NoBody> {
         let data = || self.payload.data(&parcel.body);
@@ -61,20 +72,36 @@ impl WebhookSink {
         body: Vec<u8>,
         now: DateTime<Utc>,
     ) -> RequestBuilder {
+        let stamp = Stamp {
+            event: parcel.event.as_str(),
+            attempt: parcel.attempt,
+            // Of the delivery, and of this instance: another one counts its deliveries from 1 too.
+            id: &standard::id(parcel.delivery, &parcel.event),
+        };
+        self.stamped(stamp, self.content_type(), body, now)
+    }
+
+    /// A post with all that is said in its headers.
+    pub(super) fn stamped(
+        &self,
+        stamp: Stamp<'_>,
+        content_type: &'static str,
+        body: Vec<u8>,
+        now: DateTime<Utc>,
+    ) -> RequestBuilder {
+        let Stamp { event, attempt, id } = stamp;
         let request = self
             .introduced(self.client.post(self.settings.url.clone()))
-            .header(CONTENT_TYPE, self.content_type())
+            .header(CONTENT_TYPE, content_type)
             // As bytes: an id of the vendor may be more than ASCII.
-            .header("x-event-id", parcel.event.as_str().as_bytes())
-            .header("x-delivery-attempt", parcel.attempt);
-        // Of the delivery, and of this instance: another one counts its deliveries from 1 too.
-        let id = standard::id(parcel.delivery, &parcel.event);
+            .header("x-event-id", event.as_bytes())
+            .header("x-delivery-attempt", attempt);
         let request = match self.settings.idempotency_key {
             IdempotencyKey::None => request,
             IdempotencyKey::Quoted => request.header(IDEMPOTENCY_KEY, format!("\"{id}\"")),
-            IdempotencyKey::Bare => request.header(IDEMPOTENCY_KEY, &id),
+            IdempotencyKey::Bare => request.header(IDEMPOTENCY_KEY, id),
         };
-        self.signed(request, &id, body, now)
+        self.signed(request, id, body, now)
     }
 
     /// With its body and what proves that both are ours.

@@ -25,6 +25,7 @@ pub(super) fn settings(url: &str) -> config::WebhookSink {
     config::WebhookSink {
         url: url.parse().unwrap(),
         format: WebhookFormat::Fullscript,
+        sfs: None,
         payload: WebhookPayload::default(),
         signature: WebhookSignature::None,
         idempotency_key: IdempotencyKey::None,
@@ -106,6 +107,7 @@ pub(super) fn kind(outcome: &Outcome) -> (&'static str, Option<u64>) {
         Outcome::Gone { .. } => ("gone", None),
         Outcome::ClinicRefused { .. } => ("clinic refused", None),
         Outcome::Park { .. } => ("parked", None),
+        Outcome::Skip { .. } => ("skipped", None),
     }
 }
 

@@ -7,19 +7,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::values::{self, span};
-use super::{clinics, matches};
+use super::{clinics, matches, stream};
 use crate::config::duration::DAY;
 use crate::config::file::Section;
-use crate::config::{Bodies, ClinicSelection, OnDoubt, Sink};
+use crate::config::{Bodies, ClinicSelection, OnDoubt, STREAM, Sink};
 use crate::domain::{OrderBy, SinkName};
 
 pub(super) fn read(
     root: &Section<'_>,
     clinics: &clinics::Read,
     bodies: Option<Bodies>,
+    stream: &stream::Read,
 ) -> Vec<Sink> {
     let sections = root.sections("sinks");
-    if sections.is_empty() {
+    if sections.is_empty() && !stream.is_there {
         root.place.warning(
             "no [[sinks]]",
             "at least one sink: without any, events are remembered and go nowhere",
@@ -28,12 +29,17 @@ pub(super) fn read(
     }
     let mut sinks: Vec<Sink> = Vec::new();
     let mut taken = Taken::default();
+    if stream.is_there {
+        taken.names.insert(STREAM);
+    }
     for section in &sections {
         sinks.extend(one(section, clinics, bodies));
         section.finish_with(|key| kinds::explained(section, key));
         taken.take(section);
     }
-    if sinks.len() == sections.len() && !sinks.is_empty() {
+    let all_good = sinks.len() == sections.len() && stream.is_there == stream.sink.is_some();
+    sinks.extend(stream.sink.clone());
+    if all_good && !sinks.is_empty() {
         for clinic in &clinics.clinics {
             if !sinks.iter().any(|sink| sink.clinics.contains(&clinic.name)) {
                 root.place.warning(
@@ -72,7 +78,7 @@ fn one(section: &Section<'_>, clinics: &clinics::Read, bodies: Option<Bodies>) -
     };
     let on_doubt = on_doubt(section, kind);
     let kind = kinds::read(section, kind);
-    Some(Sink {
+    let sink = Sink {
         name: SinkName::new(name?).ok()?,
         clinics: selection?,
         matches,
@@ -82,11 +88,14 @@ fn one(section: &Section<'_>, clinics: &clinics::Read, bodies: Option<Bodies>) -
         order_by,
         order_wait,
         kind: kind?,
-    })
+    };
+    let names = clinics.clinics.iter().map(|clinic| clinic.name.clone());
+    kinds::agree(section, &sink, &names.collect::<Vec<_>>());
+    Some(sink)
 }
 
 /// With one clinic, nothing said means that one. With several, a sink that gets everything must say so aloud.
-fn selection(section: &Section<'_>, clinics: &clinics::Read) -> Option<ClinicSelection> {
+pub(super) fn selection(section: &Section<'_>, clinics: &clinics::Read) -> Option<ClinicSelection> {
     let Some(field) = section.field("clinics") else {
         if clinics.count > 1 {
             section.missing(

@@ -5,8 +5,9 @@ mod file;
 mod sqlite;
 mod webhook;
 
-use crate::config::SinkKind;
 use crate::config::file::Section;
+use crate::config::{Sink, SinkKind};
+use crate::domain::ClinicName;
 
 /// A sink's `kind`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,7 @@ const KEYS: [(&str, &[&str]); 5] = [
         &[
             "url",
             "format",
+            "sfs",
             "payload",
             "only",
             "redact",
@@ -70,6 +72,11 @@ pub(super) fn read(section: &Section<'_>, kind: Kind) -> Option<SinkKind> {
         Kind::Exec => exec::read(section).map(SinkKind::Exec),
         Kind::Webhook => webhook::read(section).map(|read| SinkKind::Webhook(Box::new(read))),
     }
+}
+
+/// What can be said of a sink only when the whole of it is known. `clinics`: every clinic of the file.
+pub(super) fn agree(section: &Section<'_>, sink: &Sink, clinics: &[ClinicName]) {
+    webhook::sfs::agree(section, sink, clinics);
 }
 
 /// Why a key that exists elsewhere has no meaning at this sink.

@@ -1,6 +1,7 @@
 //! `kind = "webhook"`.
 
 mod headers;
+pub(super) mod sfs;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -27,18 +28,20 @@ pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
         let url = values::url(field)?;
         is_private(field, &url, insecure_http).then_some(url)
     });
-    let format = section.or("format", WebhookFormat::Fullscript, |field| {
+    let format = section.or("format", Some(WebhookFormat::Fullscript), |field| {
         values::choice(
             field,
             &[
-                ("fullscript", WebhookFormat::Fullscript),
-                ("event_payload", WebhookFormat::EventPayload),
-                ("native", WebhookFormat::Native),
-                ("cloudevents", WebhookFormat::CloudEvents),
-                ("healthchain", WebhookFormat::HealthChain),
+                ("fullscript", Some(WebhookFormat::Fullscript)),
+                ("event_payload", Some(WebhookFormat::EventPayload)),
+                ("native", Some(WebhookFormat::Native)),
+                ("cloudevents", Some(WebhookFormat::CloudEvents)),
+                ("healthchain", Some(WebhookFormat::HealthChain)),
+                ("sfs", None),
             ],
         )
     });
+    let sfs = sfs::read(section, format.is_none());
     let payload = payload(section);
     let signature = signature(section);
     let idempotency_key = section.or("idempotency_key", IdempotencyKey::None, |field| {
@@ -66,9 +69,13 @@ pub(super) fn read(section: &Section<'_>) -> Option<WebhookSink> {
     let ca_file = section.field("ca_file").as_ref().and_then(values::path);
     let client = client(section, url.as_ref());
     let allow_nets = section.or("allow_nets", Vec::new(), nets);
+    if format.is_none() && sfs.is_none() {
+        return None;
+    }
     Some(WebhookSink {
         url: url?,
-        format,
+        format: format.unwrap_or(WebhookFormat::Native),
+        sfs,
         payload,
         signature: signature?,
         idempotency_key,

@@ -1,4 +1,6 @@
-//! `simulate`: serves an imitation of the Fullscript API until it is told to end.
+//! `simulate`: serves an imitation of the Fullscript API until it is told to end; `simulate sfs-emr`: one of an EMR.
+
+mod emr;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -10,12 +12,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{CommandResult, Exit, Failure};
 use crate::domain::KNOWN_CATEGORIES;
 use crate::simulator::{
-    Bounds, Delay, ErrorBody, Options, RateLimit, RetryAfter, Rotation, Simulator,
+    Bounds, Delay, EmrIds, ErrorBody, Options, RateLimit, RetryAfter, Rotation, Simulator,
+    StartError,
 };
 
 /// Arguments of `simulate`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Where to listen; loopback only.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8484")]
     listen: SocketAddr,
@@ -31,6 +37,9 @@ pub(super) struct Args {
     /// How many days of past there are; Fullscript lists 30.
     #[arg(long, default_value_t = 30)]
     days: u32,
+    /// Give every patient an id of the EMR's own (`metadata.id`); else /_control/emr-ids sets them.
+    #[arg(long)]
+    emr_ids: bool,
     /// Make a new event so often, such as `5s`; none if absent.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     live_every: Option<Duration>,
@@ -76,8 +85,25 @@ pub(super) struct Args {
     redirect_uri: String,
 }
 
+/// What else can be imitated.
+#[derive(Debug, clap::Subcommand)]
+enum Other {
+    /// Serve an imitation of an EMR that takes Smart Flow Sheet's events (sinks with format = "sfs").
+    ///
+    /// It reads an event as OpenVPMS does: as a stream of keys, so that an `eventType` after the object drops the event,
+    /// with success. It says a line for each event, with ids and counts only, and shows what it holds at /control/state;
+    /// /control/rules scripts answers while it runs.
+    #[command(
+        after_help = "Example: fullscript-events simulate sfs-emr --clinic oak-street=KEY --call-back http://127.0.0.1:8767"
+    )]
+    SfsEmr(emr::Args),
+}
+
 /// Runs `simulate`.
-pub(super) fn run(args: Args) -> CommandResult {
+pub(super) fn run(mut args: Args) -> CommandResult {
+    if let Some(Other::SfsEmr(emr)) = args.other.take() {
+        return emr::run(emr);
+    }
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -90,10 +116,9 @@ async fn serve(args: Args) -> CommandResult {
         .map_err(|e| Failure::new(Exit::Unexpected, format!("cannot wait for SIGTERM: {e}")))?;
     let options = options(&args);
     let (client_id, client_secret) = (options.client_id.clone(), options.client_secret.clone());
-    let simulator = Simulator::start(options).await.map_err(|e| {
-        let reason = std::error::Error::source(&e).map(|e| format!(": {e}"));
-        Failure::new(Exit::Usage, format!("{e}{}", reason.unwrap_or_default()))
-    })?;
+    let simulator = Simulator::start(options)
+        .await
+        .map_err(|e| start_failure(&e))?;
     println!("Fullscript API simulator: everything in it is made up. Ctrl-C ends it.\n");
     for (name, value) in [
         ("API base", simulator.base_url()),
@@ -136,6 +161,14 @@ async fn serve(args: Args) -> CommandResult {
     Ok(Exit::Done)
 }
 
+fn start_failure(error: &StartError) -> Failure {
+    let reason = std::error::Error::source(error).map(|e| format!(": {e}"));
+    Failure::new(
+        Exit::Usage,
+        format!("{error}{}", reason.unwrap_or_default()),
+    )
+}
+
 /// A clinic's past: the events of all days, shared out among the categories.
 fn make_past(simulator: &Simulator, clinic_id: &str, args: &Args) {
     let categories: Vec<&str> = KNOWN_CATEGORIES
@@ -155,6 +188,11 @@ fn options(args: &Args) -> Options {
     Options {
         listen: args.listen,
         seed: args.seed,
+        emr_ids: if args.emr_ids {
+            EmrIds::OfPatients
+        } else {
+            EmrIds::None
+        },
         zone: args.zone,
         bounds: args.bounds,
         error_body: args.error_body,

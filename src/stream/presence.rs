@@ -1,0 +1,135 @@
+//! Who is subscribed: a place that is taken, and the one point where a subscription begins and ends for whoever keeps
+//! account of it. Where the audit log is on, nobody gets a frame of whom it does not know.
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::task::TaskTracker;
+
+use super::refusal::Refusal;
+use crate::audit::{Action, Actor, Audit, Record};
+use crate::clock::SharedClock;
+use crate::config::STREAM;
+
+/// Over which wire somebody is subscribed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wire {
+    Sse,
+    WebSocket,
+}
+
+impl Wire {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Sse => "sse",
+            Self::WebSocket => "websocket",
+        }
+    }
+
+    fn path(self) -> &'static str {
+        match self {
+            Self::Sse => "/v1/stream",
+            Self::WebSocket => "/v1/subscribe",
+        }
+    }
+}
+
+/// Keeps account of who is told what.
+#[derive(Clone)]
+pub(super) struct Attendance {
+    audit: Audit,
+    clock: SharedClock,
+    /// Records of subscriptions that have ended: the server waits for them.
+    ended: TaskTracker,
+}
+
+impl Attendance {
+    pub(super) fn new(audit: Audit, clock: SharedClock, ended: TaskTracker) -> Self {
+        Self {
+            audit,
+            clock,
+            ended,
+        }
+    }
+
+    fn entry(&self, name: &str, action: Action, path: &str) -> Record {
+        let actor = Actor::Stream(name.to_owned());
+        Record::new(&actor, action, self.clock.now())
+            .sink(STREAM)
+            .at("GET", path)
+    }
+
+    /// A subscription begins behind `position`: `name` is its token's name.
+    pub(super) async fn open(
+        &self,
+        name: &str,
+        (wire, place): (Wire, OwnedSemaphorePermit),
+        position: i64,
+    ) -> Result<Presence, Refusal> {
+        let opened = self.entry(name, Action::StreamOpen, wire.path());
+        self.keep(opened.note("after", position)).await?;
+        tracing::info!(token = name, wire = wire.as_str(), "a subscription began");
+        Ok(Presence {
+            attendance: self.clone(),
+            name: name.to_owned(),
+            wire,
+            from: position,
+            upto: position,
+            _place: place,
+        })
+    }
+
+    /// Frames are about to be read over plain HTTP.
+    pub(super) async fn read(
+        &self,
+        name: &str,
+        (from, upto): (i64, i64),
+        count: usize,
+    ) -> Result<(), Refusal> {
+        let read = self.entry(name, Action::Read, "/v1/events");
+        let read = read.note("after", from).note("upto", upto);
+        self.keep(read.note("frames", count)).await
+    }
+
+    async fn keep(&self, record: Record) -> Result<(), Refusal> {
+        if self.audit.holds_back() {
+            return Err(Refusal::Unavailable);
+        }
+        let kept = self.audit.record(vec![record]).await;
+        kept.map_err(|_| Refusal::Unavailable)
+    }
+}
+
+/// A subscriber's place; dropping it ends the subscription.
+pub(super) struct Presence {
+    attendance: Attendance,
+    name: String,
+    wire: Wire,
+    from: i64,
+    upto: i64,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Presence {
+    /// All that is wanted up to here was said.
+    pub(super) fn said(&mut self, position: i64) {
+        self.upto = self.upto.max(position);
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        let (name, wire) = (&self.name, self.wire.as_str());
+        tracing::info!(token = %name, wire, "a subscription ended");
+        let attendance = &self.attendance;
+        if !attendance.audit.is_on() {
+            return;
+        }
+        let closed = attendance.entry(name, Action::StreamClose, self.wire.path());
+        let closed = closed.note("after", self.from).note("upto", self.upto);
+        let audit = attendance.audit.clone();
+        attendance.ended.spawn(async move {
+            if let Err(error) = audit.record(vec![closed]).await {
+                tracing::error!("the end of a subscription is not in the audit log: {error}");
+            }
+        });
+    }
+}

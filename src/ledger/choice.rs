@@ -174,7 +174,7 @@ fn choose(
     let Some(event) = event else {
         return Ok(0);
     };
-    parked::tidy(c)?;
+    parked::tidy(c, &numbers([delivery.0]))?;
     match choice {
         Choice::Retry => intake::wait_for_body(c, event)?,
         Choice::Done | Choice::Drop => {

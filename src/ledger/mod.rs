@@ -61,7 +61,7 @@ pub use jobs::{Asked, Job, JobLane, JobRequest, JobTotals};
 pub use lanes::{LaneState, SweepEnd};
 pub use outbox::{Claim, Settled, Settlement, Ticket};
 pub use output::Said;
-pub use parked::{Concluded, PausedClinic};
+pub use parked::PausedClinic;
 pub use prune::Pruned;
 pub use query::{DeliveryRow, EventFilter, EventRow, LaneRow, Query, Resend};
 pub use restore::Restored;

@@ -21,7 +21,7 @@ use super::{
 use crate::audit::{Action, Attested, Audit, Record};
 use crate::decide::{Decision, Facts};
 use crate::domain::{
-    ClinicId, ClinicName, DeliveryId, DeliveryState, EventBody, EventId, EventType, Parcel,
+    ClinicId, ClinicName, DeliveryId, DeliveryState, EventBody, EventId, EventType, Parcel, Parked,
 };
 use crate::sinks::{Checkpoint, Orphan, Resumed};
 use crate::store::{Epoch, Sealer, Unavailable};
@@ -707,7 +707,9 @@ fn settle_open(
             (DeliveryState::Queued, Some(ms(*at)), *refusals, reason)
         }
         Decision::Held { reason, .. } => (DeliveryState::Held, None, claim.facts.refusals, reason),
-        Decision::Parked { reason, .. } => {
+        Decision::Parked { why, reason, .. } => {
+            // Only what is accepted has arrived.
+            maybe_sent = *why == Parked::AwaitsResult || claim.sent_before;
             (DeliveryState::Parked, None, claim.facts.refusals, reason)
         }
         Decision::Skipped { reason } => {

@@ -6,6 +6,7 @@
 
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
+use rusqlite::vtab::array::Array;
 
 use super::{EventKey, Ledger, Query, SinkId, at, intake, ms, numbers, order, outbox, output};
 use crate::domain::{DeliveryId, Parked};
@@ -25,18 +26,6 @@ pub struct PausedClinic {
     pub why: String,
     /// Since when.
     pub since: DateTime<Utc>,
-}
-
-/// How what awaited its receiver's result has ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Concluded {
-    /// The receiver has done its work.
-    Done,
-    /// The receiver could not do it. The text is ours: no words of the receiver.
-    Dead {
-        /// For logs and `deliveries show`.
-        reason: String,
-    },
 }
 
 impl Ledger {
@@ -66,39 +55,12 @@ impl Ledger {
                 const DUE: &str = "sink = ?1 AND until_at <= ?2 AND why = ?3";
                 let due = |why: Parked| (sink.0, ms(now), why.as_str());
                 release(c, DUE, due(Parked::NoCrosswalk))?;
-                let unconfirmed = parked_ids(c, DUE, due(Parked::AwaitsResult))?;
-                conclude(c, &unconfirmed, "done", Some(UNCONFIRMED), now)?;
+                let awaiting = parked_ids(c, DUE, due(Parked::AwaitsResult))?;
+                conclude(c, &awaiting, "done", Some(UNCONFIRMED), now)?;
                 if !are_kept {
                     park_paused(c, sink, 0, now)?;
                 }
                 Ok(())
-            })
-            .await
-    }
-
-    /// The results of deliveries that awaited them. What does not await one any more is left as it is. Gives how many were
-    /// concluded.
-    pub async fn conclude(
-        &self,
-        deliveries: Vec<DeliveryId>,
-        concluded: Concluded,
-        now: DateTime<Utc>,
-    ) -> Result<usize, Unavailable> {
-        self.store
-            .write(move |c| {
-                let ids = numbers(deliveries.iter().map(|delivery| delivery.0));
-                let awaiting = parked_ids(
-                    c,
-                    "delivery IN rarray(?1) AND why = ?2",
-                    (ids, Parked::AwaitsResult.as_str()),
-                )?;
-                match &concluded {
-                    Concluded::Done => conclude(c, &awaiting, "done", None, now)?,
-                    Concluded::Dead { reason } => {
-                        conclude(c, &awaiting, "dead", Some(reason), now)?;
-                    }
-                }
-                Ok(awaiting.len())
             })
             .await
     }
@@ -238,7 +200,8 @@ fn parked_ids(
     .collect()
 }
 
-/// Queues what is parked and `which` names, by the time it happened; gives how many.
+/// Queues what is parked and `which` names, by the time it happened; gives how many. Waiting was no failure of theirs: what
+/// holds back others is counted from the next one.
 pub(super) fn release(
     c: &Connection,
     which: &str,
@@ -249,13 +212,13 @@ pub(super) fn release(
     let ids = numbers(deliveries);
     let events: Vec<i64> = c
         .prepare_cached(
-            "UPDATE delivery SET state = 'queued', ready = 0, key = NULL, settled_at = NULL,
+            "UPDATE delivery SET state = 'queued', ready = 0, key = NULL, settled_at = NULL, failing_since = NULL,
                due_at = (SELECT created_at FROM event e WHERE e.event = delivery.event)
              WHERE delivery IN rarray(?1) RETURNING event",
         )?
         .query_map([&ids], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
-    tidy(c)?;
+    tidy(c, &ids)?;
     for event in events {
         intake::wait_for_body(c, EventKey(event))?;
     }
@@ -277,7 +240,7 @@ pub(super) fn conclude(
         )?
         .query_map((state, reason, ms(now), &ids), |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
-    tidy(c)?;
+    tidy(c, &ids)?;
     if state == "done" {
         outbox::forget_bodies(c, &numbers(events))?;
         output::forget(c, &ids)?;
@@ -285,13 +248,37 @@ pub(super) fn conclude(
     Ok(())
 }
 
-/// What is parked no more waits for nothing. For all that takes deliveries out of the state otherwise.
-pub(super) fn tidy(c: &Connection) -> rusqlite::Result<()> {
+/// Of these deliveries, what is parked no more waits for nothing.
+pub(super) fn tidy(c: &Connection, deliveries: &Array) -> rusqlite::Result<()> {
     c.prepare_cached(
-        "DELETE FROM parked WHERE (SELECT state FROM delivery d WHERE d.delivery = parked.delivery) <> 'parked'",
+        "DELETE FROM parked WHERE delivery IN rarray(?1)
+           AND (SELECT state FROM delivery d WHERE d.delivery = parked.delivery) <> 'parked'",
     )?
-    .execute(())
+    .execute([deliveries])
     .map(drop)
+}
+
+/// As [`tidy`], of all deliveries: for what happens to many, and seldom.
+pub(super) fn tidy_all(c: &Connection) -> rusqlite::Result<()> {
+    c.execute(
+        "DELETE FROM parked WHERE (SELECT state FROM delivery d WHERE d.delivery = parked.delivery) <> 'parked'",
+        (),
+    )
+    .map(drop)
+}
+
+/// What a sink's receiver has accepted is done without its result: it is not the next one's to do again.
+pub(super) fn close_awaiting(
+    c: &Connection,
+    sink: SinkId,
+    now: DateTime<Utc>,
+) -> rusqlite::Result<()> {
+    let awaiting = parked_ids(
+        c,
+        "sink = ?1 AND why = ?2",
+        (sink.0, Parked::AwaitsResult.as_str()),
+    )?;
+    conclude(c, &awaiting, "done", Some(UNCONFIRMED), now)
 }
 
 /// The clinics that are paused at each sink, by its number.

@@ -31,13 +31,15 @@ fn expire_bodies(c: &Connection, now: DateTime<Utc>) -> rusqlite::Result<()> {
     let before = ms(now - BODY_KEPT);
     let expired: Vec<i64> = c
         .prepare_cached(&format!(
-            "UPDATE delivery SET state = 'dead', reason = ?2, settled_at = ?3 WHERE event IN ({OLD})
-               AND (state = 'queued' OR (state = 'parked' AND delivery NOT IN (SELECT delivery FROM parked WHERE why = 'awaits_result')))
+            "UPDATE delivery SET state = 'dead', reason = ?2, settled_at = ?3
+             WHERE (state = 'queued' AND event IN ({OLD}))
+                OR delivery IN (SELECT p.delivery FROM parked p JOIN delivery d USING (delivery)
+                                WHERE d.issued_at < ?1 AND why <> 'awaits_result')
              RETURNING delivery"
         ))?
         .query_map((before, EXPIRED, ms(now)), |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
-    parked::tidy(c)?;
+    parked::tidy_all(c)?;
     order::next_in_line(c, &numbers(expired))?;
     c.prepare_cached(&format!(
         "DELETE FROM body WHERE event IN ({OLD}) AND NOT EXISTS

@@ -293,9 +293,9 @@ fn resend(
          WHERE event = ?3 AND sink = ?4 AND state IN ('held', 'parked', 'dead')",
     )?
     .execute((ms(now), delivery.0, event.0, sink.0))?;
-    parked::tidy(c)?;
-    let resent = before.iter().map(|delivery| delivery.delivery.0);
-    output::forget(c, &numbers(resent))?;
+    let resent = numbers(before.iter().map(|delivery| delivery.delivery.0));
+    parked::tidy(c, &resent)?;
+    output::forget(c, &resent)?;
     intake::wait_for_body(c, event)?;
     attest::decided(c, audit, (delivery, "events resend"), now)?;
     Ok(Resend::Issued(delivery))

@@ -74,7 +74,7 @@ fn wake(
          WHERE (state = 'queued' OR state = 'claimed' OR state = 'parked') AND sink NOT IN rarray(?3)",
         (reason(alive_at.map(at)), ms(now), exact),
     )?;
-    parked::tidy(c)?;
+    parked::tidy_all(c)?;
     Ok(Some(Restored {
         of: alive_at.map(at),
         held,

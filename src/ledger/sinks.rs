@@ -320,7 +320,7 @@ impl Query {
                     ))?
                     .query_map((ms(now), sink.0), |row| row.get(0))?
                     .collect::<rusqlite::Result<_>>()?;
-                parked::tidy(c)?;
+                parked::tidy_all(c)?;
                 c.execute("DELETE FROM paused_clinic WHERE sink = ?1", [sink.0])?;
                 let count = events.len() as u64;
                 let events = numbers(events);
@@ -382,6 +382,7 @@ fn reassign(
     )?
     .execute((ms(now), from.0))?;
     // What it waited for, it waited for at the old one.
+    parked::close_awaiting(c, from, now)?;
     parked::release(c, "sink = ?1", [from.0])?;
     c.execute("DELETE FROM paused_clinic WHERE sink = ?1", [from.0])?;
     let waiting = c

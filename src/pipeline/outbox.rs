@@ -282,11 +282,10 @@ impl Pipeline {
         kib: usize,
     ) -> Option<Vec<Held>> {
         let now = self.now();
-        if !sink.sink.is_exact()
-            && let Err(error) = self
-                .ledger
-                .tend_parked(sink.id, self.bodies == Bodies::UntilSettled, now)
-                .await
+        let are_kept = self.bodies == Bodies::UntilSettled;
+        // Where bodies are kept, a claim parks what is of a paused clinic.
+        if (sink.sink.may_park() || !are_kept)
+            && let Err(error) = self.ledger.tend_parked(sink.id, are_kept, now).await
         {
             self.ledger_trouble(&error);
         }

@@ -240,6 +240,17 @@ impl Sink for AnySink {
         }
     }
 
+    fn may_park(&self) -> bool {
+        match self {
+            Self::File(sink) => sink.may_park(),
+            Self::Sqlite(sink) => sink.may_park(),
+            Self::Stdout(sink) => sink.may_park(),
+            Self::Exec(sink) => sink.may_park(),
+            Self::Stream(sink) => sink.may_park(),
+            Self::Webhook(sink) => sink.may_park(),
+        }
+    }
+
     async fn resume(
         &self,
         checkpoint: Option<Checkpoint>,

@@ -185,6 +185,11 @@ pub trait Sink: Send + Sync + 'static {
         false
     }
 
+    /// Whether an attempt may end parked until a time that has to be watched ([`Outcome::Park`]).
+    fn may_park(&self) -> bool {
+        false
+    }
+
     /// Called once, before the first [`Sink::deliver`]: settles what a crash left open.
     fn resume(
         &self,

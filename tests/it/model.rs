@@ -206,6 +206,8 @@ struct Delivery {
     due_at: DateTime<Utc>,
     attempts: u32,
     epoch: i64,
+    /// An attempt of it has failed since it began to be owed.
+    failing: bool,
     /// What it waits for, and until when.
     parked: Option<(Parked, Option<DateTime<Utc>>)>,
 }
@@ -320,6 +322,7 @@ impl Model {
             d.state = DeliveryState::Queued;
             d.ready = self.events[&d.id].body;
             d.due_at = created_at(d.id);
+            d.failing = false;
             released += 1;
         }
         released
@@ -397,6 +400,7 @@ impl Model {
             due_at,
             attempts: 0,
             epoch: 0,
+            failing: false,
             parked: None,
         });
     }
@@ -768,6 +772,8 @@ impl Bench {
         let id = self.model.deliveries[place].id;
         assert_eq!(claim.parcel.event.as_str(), IDS[id]);
         assert_eq!(claim.parcel.body.as_json(), body(id));
+        let failing = claim.ticket.facts.failing_since.is_some();
+        assert_eq!(failing, self.model.deliveries[place].failing);
         self.held.push(Holding {
             claim,
             place,
@@ -860,6 +866,7 @@ impl Bench {
             delivery.state = state;
             delivery.due_at = due_at.unwrap_or(delivery.due_at);
             delivery.parked = parked;
+            delivery.failing |= state != DeliveryState::Done;
             let (id, lane) = (delivery.id, delivery.lane);
             if let Some((Parked::ClinicPaused, _)) = parked {
                 self.model.paused.insert((sink, lane));
@@ -971,6 +978,7 @@ impl Bench {
                 delivery.state = DeliveryState::Queued;
                 delivery.due_at = self.now;
                 delivery.issued_at = self.now;
+                delivery.failing = false;
                 delivery.ready = self.model.events[&id].body;
             }
         }

@@ -217,6 +217,10 @@ impl Sink for WebhookSink {
         }
     }
 
+    fn may_park(&self) -> bool {
+        self.sfs.is_some()
+    }
+
     async fn resume(
         &self,
         checkpoint: Option<Checkpoint>,

@@ -51,9 +51,15 @@ fn kind(action: Action) -> (Value, Option<Value>, &'static str) {
 /// FHIR's outcome: 0 success, 4 minor failure (tried again), 8 serious failure.
 fn outcome(row: &Row) -> &'static str {
     let record = &row.record;
+    // What is parked was accepted, or not even sent.
+    let accepted = record.status_code.is_some_and(|code| code < 300);
+    let polls_failed = record.noted("failed").is_some_and(|failed| failed != "0");
     match (record.noted("outcome"), record.noted("what")) {
-        (Some("later" | "not_sent" | "doubt"), _) | (_, Some("refresh_unanswered")) => "4",
-        (Some("no" | "gone"), _)
+        (Some("parked"), _) if accepted => "0",
+        (Some("later" | "not_sent" | "doubt" | "parked" | "skipped"), _)
+        | (_, Some("refresh_unanswered")) => "4",
+        (None, None) if polls_failed => "4",
+        (Some("no" | "gone" | "clinic_refused"), _)
         | (_, Some("refresh_refused" | "refresh_wrong_client" | "records_lost")) => "8",
         _ => "0",
     }

@@ -193,14 +193,19 @@ fn looked_up(
     .optional()
 }
 
-/// A plan without an id is no gap of its own where it names a patient: the patient is one, or has an id.
+/// A plan without an id is no gap of its own where it names a patient: the patient is one, or has an id. One that names none
+/// (Fullscript may not know it at all, as an order's) is a gap only while something of its clinic waits: the patient of
+/// whatever else asked for it has an id.
 fn gaps(c: &Connection, clinic: Option<&str>) -> rusqlite::Result<Vec<Gap>> {
     c.prepare(
         "SELECT clinic, kind, id, looked_at, stale,
            (SELECT count(*) FROM crosswalk p WHERE p.clinic = x.clinic AND p.kind = 'treatment_plan'
               AND x.kind = 'patient' AND p.patient = x.id AND p.emr_id IS NULL)
          FROM crosswalk x
-         WHERE emr_id IS NULL AND patient IS NULL AND (?1 IS NULL OR clinic = ?1) ORDER BY clinic, kind, looked_at, id",
+         WHERE emr_id IS NULL AND patient IS NULL AND (?1 IS NULL OR clinic = ?1)
+           AND (kind = 'patient' OR EXISTS (SELECT 1 FROM parked JOIN delivery USING (delivery) JOIN lane l USING (lane)
+                WHERE why = 'no_crosswalk' AND l.clinic = x.clinic))
+         ORDER BY clinic, kind, looked_at, id",
     )?
     .query_map([clinic], |row| {
         let id = row.get(2)?;

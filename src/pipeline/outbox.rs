@@ -481,8 +481,8 @@ fn report_refused(sink: &OpenSink, refused: &BTreeMap<ClinicName, String>) {
     for (clinic, reason) in refused {
         tracing::error!(
             sink = %name, %clinic,
-            "the receiver refuses this clinic: {reason}; its events wait, other clinics go on; when the receiver takes it \
-             again: `fullscript-events sinks resume {name} --clinic {clinic}`"
+            "the receiver refuses this clinic: {reason}; its events wait, other clinics go on; look at its key, restart if \
+             you have changed it, then: `fullscript-events sinks resume {name} --clinic {clinic}`"
         );
     }
 }
@@ -525,7 +525,7 @@ fn report(sink: &OpenSink, claim: &Claim, decision: &Decision, standing: Standin
             reason,
             ..
         } => {
-            tracing::warn!(%sink, %event, attempt, "parked: {reason}; asked again by itself");
+            tracing::warn!(%sink, %event, attempt, "parked: {reason}; asked again by itself (`fullscript-events crosswalk check` lists all)");
         }
         Decision::Dead { reason } => tracing::error!(
             %sink, %event, attempt,

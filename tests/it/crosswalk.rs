@@ -126,6 +126,10 @@ async fn that_there_is_none_is_remembered_for_an_hour_and_listed_until_it_is_men
         assert_eq!(open.of_plan().await, "none");
     }
     assert_eq!(open.asked(), (1, 2));
+    assert_eq!(
+        open.ask(Subject::TreatmentPlan("no-plan".to_owned())).await,
+        "none"
+    );
     let check = |more: &[&str]| {
         let args = [&["crosswalk", "check", "--json"][..], more].concat();
         let output = open.world.run(&args);
@@ -140,6 +144,8 @@ async fn that_there_is_none_is_remembered_for_an_hour_and_listed_until_it_is_men
     };
     assert_eq!(gap(&open.patient).unwrap()["plans"], 1);
     assert!(gap("nobody").is_some() && gap(&open.plan).is_none());
+    // A plan that Fullscript does not know, as an order may name one, is nothing to mend while nothing waits for it.
+    assert!(gap("no-plan").is_none());
     // The clinic adds it; a person does not wait for the hour.
     open.set(RecordKind::Patient, &open.patient, Some("visit-7"));
     assert_eq!(open.of_plan().await, "none");

@@ -66,8 +66,13 @@ pub(super) async fn resume_clinic(session: &Session, name: &str, clinic: &str) -
             "{name} is not paused for {clinic}: nothing was changed.\n"
         ));
     };
+    let keys = if session.running {
+        "If you have changed its key or the sink's settings: they are read when the daemon starts, so restart it first.\n"
+    } else {
+        ""
+    };
     print(&format!(
-        "{name} goes on for {clinic}; {} to go.\n{}\n",
+        "{name} goes on for {clinic}; {} to go.\n{}\n{keys}",
         deliveries(released as u64),
         session.when_delivered()
     ))

@@ -304,7 +304,7 @@ fn sinks_tell_what_is_stopped_dead_held_and_late() {
       !  Held: they may have arrived. Look at the receiver, then settle them: `deliveries done`,
          `retry` or `drop`.
            fullscript-events deliveries list --sink ehr --state held
-      !  Dead: given up after too many refusals. When the receiver is mended, send them again.
+      !  Dead: refused too often, or for good. When the receiver is mended, send them again.
            fullscript-events deliveries retry --state dead --sink ehr --yes
     hook     42       3 h ago  0     0     1204
       !  Deliveries have waited for 3 h: connection refused.

@@ -169,7 +169,7 @@ fn unsettled(row: &SinkRow) -> Vec<(&'static str, String, String)> {
     if row.count(DeliveryState::Dead) > 0 {
         said.push((
             "dead deliveries",
-            "Dead: given up after too many refusals. When the receiver is mended, send them again."
+            "Dead: refused too often, or for good. When the receiver is mended, send them again."
                 .to_owned(),
             format!("deliveries retry --state dead --sink {name} --yes"),
         ));

@@ -12,8 +12,8 @@ use fullscript_events::domain::{
     OrderBy, Parked, Reference, SinkName, Sweep,
 };
 use fullscript_events::ledger::{
-    Admitted, Choice, Claim, Detail, EventFilter, Found, LaneId, Ledger, Owed, Page, Resend,
-    Settlement, SinkId, Taker,
+    Admitted, Brought, Choice, Claim, Detail, EventFilter, Found, Heard, InHand, LaneId, Ledger,
+    Owed, Page, Pruned, Reassigned, Resend, Settlement, SinkId, Taker, Watch,
 };
 use fullscript_events::sinks::{Checkpoint, Doubtful, Resumed};
 use fullscript_events::store::{Owner, SealKey};
@@ -1252,6 +1252,114 @@ fn what_is_claimed_as_it_is_fetched_has_no_body_until_it_has_to_wait() {
     }
     // A sink beside it that does not take at once: then neither does.
     replay([list(&[0, 1]), fetched()]);
+}
+
+/// What its receiver has accepted is not the next sink's to do again.
+#[tokio::test]
+async fn a_reassigned_sink_takes_along_what_waits_and_not_what_was_accepted() {
+    let mut bench = Bench::begin().await;
+    for op in everything_is_ready() {
+        bench.apply(op).await;
+    }
+    for why in [Parked::AwaitsResult, Parked::ClinicPaused] {
+        bench.apply(Op::Claim { sink: 1, limit: 1 }).await;
+        let verdict = Verdict::Parked(why);
+        bench.apply(Op::Settle { which: 0, verdict }).await;
+    }
+    let query = bench.ledger().query();
+    let to = SinkName::new("another").unwrap();
+    let reassigned = query.reassign("hook".to_owned(), to, bench.now).await;
+    assert_eq!(
+        reassigned.unwrap(),
+        Some(Reassigned::Renamed { waiting: 2 })
+    );
+    let rows = query.sinks().await.unwrap();
+    let another = rows.iter().find(|row| row.name == "another").unwrap();
+    let counts = [
+        DeliveryState::Queued,
+        DeliveryState::Parked,
+        DeliveryState::Done,
+    ];
+    assert_eq!(counts.map(|state| another.count(state)), [2, 0, 1]);
+    assert!(another.paused_clinics.is_empty());
+}
+
+/// Where bodies are never kept: what was parked before anything of it left may read otherwise when it is fetched again.
+#[tokio::test]
+async fn what_was_parked_unsent_is_not_in_doubt_where_bodies_are_not_kept() {
+    let mut bench = Bench::begin().await;
+    let page = Listed {
+        lane: 0,
+        ids: vec![1],
+        sinks: vec![1],
+    };
+    let baseline = false;
+    bench.apply(Op::List { page, baseline }).await;
+    let (ledger, sink) = (bench.ledger(), bench.sinks[1]);
+    ledger.keep_bodies(false).await.unwrap();
+    let later = bench.now + STEP * 60;
+    let brought = async |body: &str| {
+        let in_hand = InHand {
+            of_clinic: 9,
+            ..InHand::default()
+        };
+        let wanted = ledger.wanted(sink, in_hand, 9, later).await.unwrap();
+        let brought = wanted.into_iter().map(|wanted| Brought {
+            delivery: wanted.delivery,
+            event: wanted.owed.event,
+            reference: wanted.owed.reference,
+            body: EventBody::from_json(body),
+        });
+        let claims = ledger.claim_brought(brought.collect(), later).await;
+        claims.unwrap()
+    };
+    let claim = brought("{}").await.remove(0);
+    let decision = Decision::Parked {
+        why: Parked::NoCrosswalk,
+        reason: "it waits".to_owned(),
+        until: Some(later),
+    };
+    let settlement = Settlement::new(sink, vec![(claim, decision)], None);
+    assert_eq!(ledger.settle(&settlement, later).await.unwrap().changed, 1);
+    ledger.tend_parked(sink, false, later).await.unwrap();
+    assert_eq!(brought("{ }").await.len(), 1);
+}
+
+/// A clinic that nobody resumes keeps its events for as long as every other, and not longer.
+#[tokio::test]
+async fn what_nobody_resumes_is_given_up_after_thirty_days() {
+    let mut bench = Bench::begin().await;
+    for op in everything_is_ready() {
+        bench.apply(op).await;
+    }
+    for why in [
+        Parked::AwaitsResult,
+        Parked::NoCrosswalk,
+        Parked::ClinicPaused,
+    ] {
+        bench.apply(Op::Claim { sink: 1, limit: 1 }).await;
+        let verdict = Verdict::Parked(why);
+        bench.apply(Op::Settle { which: 0, verdict }).await;
+    }
+    // No body says how old they are.
+    bench.ledger().keep_bodies(false).await.unwrap();
+    let now = bench.now + TimeDelta::days(31);
+    let (mut watch, up) = (Watch::default(), TimeDelta::days(40));
+    for minutes in [60, 30, 0] {
+        let ago = TimeDelta::minutes(minutes);
+        watch.hear(Heard {
+            ours: now - ago,
+            fullscripts: now - ago,
+            since_boot: up - ago,
+        });
+    }
+    let pruned = bench.ledger().prune(watch, up).await.unwrap();
+    assert!(matches!(pruned, Pruned::Forgotten { .. }), "{pruned:?}");
+    let rows = bench.ledger().query().sinks().await.unwrap();
+    let hook = rows.iter().find(|row| row.name == "hook").unwrap();
+    let counts = [DeliveryState::Parked, DeliveryState::Dead];
+    assert_eq!(counts.map(|state| hook.count(state)), [1, 2]);
+    assert_eq!(hook.parked(Parked::AwaitsResult), 1);
 }
 
 proptest! {

@@ -77,8 +77,14 @@ pub enum StartError {
 
 fn strangers(strangers: &[(String, u64)]) -> String {
     let words = strangers.iter().map(|(name, waiting)| {
+        // Nothing waits, but the sink's memory of the treatments that it has sent: without it they would be entered twice.
+        let what = if *waiting == 0 {
+            "the memory of treatments that were sent waits".to_owned()
+        } else {
+            format!("{waiting} deliveries wait")
+        };
         format!(
-            "{waiting} deliveries wait for a sink {name:?} that the configuration does not name. Was it renamed? \
+            "{what} for a sink {name:?} that the configuration does not name. Was it renamed? \
              `fullscript-events sinks reassign {name} NEW-NAME` gives them to the new name; was it removed? \
              `fullscript-events sinks forget {name} --yes` gives them up; else configure it again"
         )

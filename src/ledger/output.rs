@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use rusqlite::vtab::array::Array;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{Ledger, Query, numbers};
+use super::{Ledger, Query, numbers, treatments};
 use crate::domain::{DeliveryId, Output};
 use crate::sinks::Recorder;
 use crate::store::{Sealer, Unavailable};
@@ -112,8 +112,8 @@ pub(super) fn forget(c: &Connection, deliveries: &Array) -> rusqlite::Result<()>
         "DELETE FROM output WHERE delivery IN rarray(?1) AND EXISTS
            (SELECT 1 FROM delivery d WHERE d.delivery = output.delivery AND (d.state = 'done' OR d.state = 'skipped'))",
     )?
-    .execute([deliveries])
-    .map(drop)
+    .execute([deliveries])?;
+    treatments::forget_words(c, deliveries)
 }
 
 /// As [`forget`], for all deliveries of these events.
@@ -132,6 +132,6 @@ pub(super) fn expire(c: &Connection, before: i64) -> rusqlite::Result<()> {
            (SELECT 1 FROM delivery d JOIN event e USING (event)
             WHERE d.delivery = output.delivery AND d.state <> 'claimed' AND e.admitted_at < ?1)",
     )?
-    .execute([before])
-    .map(drop)
+    .execute([before])?;
+    treatments::expire_words(c, before)
 }

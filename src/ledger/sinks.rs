@@ -271,16 +271,19 @@ impl Query {
             .await
     }
 
-    /// The sinks that are none of `configured` and have deliveries that wait, with their number.
+    /// The sinks that are none of `configured` and have deliveries that wait, with their number, or that remember what
+    /// treatments they have sent: under another name nothing would be known of those, and they would be entered twice.
     pub async fn strangers(
         &self,
         configured: Vec<SinkName>,
     ) -> Result<Vec<(String, u64)>, Unavailable> {
         let rows = self.sinks().await?;
+        let rememberers = self.store.read(treatments::rememberers).await?;
         let strangers = rows.into_iter().filter_map(|row| {
             let waiting = row.waiting() + row.count(DeliveryState::Parked);
             let known = configured.iter().any(|name| name.as_str() == row.name);
-            (waiting > 0 && !known).then_some((row.name, waiting))
+            let is_owed = waiting > 0 || rememberers.contains(&row.name);
+            (is_owed && !known).then_some((row.name, waiting))
         });
         Ok(strangers.collect())
     }
@@ -322,6 +325,7 @@ impl Query {
                     .collect::<rusqlite::Result<_>>()?;
                 parked::tidy_all(c)?;
                 c.execute("DELETE FROM paused_clinic WHERE sink = ?1", [sink.0])?;
+                treatments::forget_sink(c, sink.0)?;
                 let count = events.len() as u64;
                 let events = numbers(events);
                 outbox::forget_bodies(c, &events)?;
@@ -391,9 +395,12 @@ fn reassign(
         ))?
         .query_row([from.0], |row| row.get::<_, u64>(0))?;
     let other = number_of(c, to.as_str())?;
+    // A sink's deliveries are forgotten by age, the treatments that it has sent are not.
     let has_past = other.map_or(Ok(false), |other| {
-        c.prepare_cached("SELECT 1 FROM delivery WHERE sink = ?1 LIMIT 1")?
-            .exists([other.0])
+        c.prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM delivery WHERE sink = ?1) OR EXISTS (SELECT 1 FROM sfs_item WHERE sink = ?1)",
+        )?
+        .query_row([other.0], |row| row.get(0))
     })?;
     let Some(other) = other.filter(|_| has_past) else {
         c.execute("DELETE FROM sink WHERE name = ?1", [to.as_str()])?;

@@ -2,16 +2,22 @@
 //!
 //! Invariants: a treatment's row is durable before the post that may make it known; it is taken back only by a post that
 //! has certainly had no effect, to what it was before that post; `billed` never changes while the row is there. No message
-//! of an older event is sent behind one of a newer. What an EMR says is kept sealed: it may repeat health data.
+//! of an older event is sent behind one of a newer. A guid is Fullscript's: it is the same treatment whatever its clinic is
+//! called. A ledger that has lost some of its past takes what it does not know for sent. What an EMR says is kept sealed, as it
+//! may repeat health data, and no longer than what programs say (`output`).
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
+use rusqlite::vtab::array::Array;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{Ledger, damaged, ms, output, parked};
 use crate::domain::{ClinicName, DeliveryId, Output};
 use crate::sinks::{Ended, Post, Sending, Told, Treatments, Unnoted};
 use crate::store::{Epoch, Sealer, Unavailable};
+
+/// Fullscript's clock, which dates events, may be ahead of ours by so much.
+const AHEAD: TimeDelta = TimeDelta::minutes(5);
 
 /// How long a post is remembered for late results that come after their deadline, in milliseconds: longer than any
 /// deadline, and a delivery's memory behind it.
@@ -130,9 +136,11 @@ impl Ledger {
         self.store
             .write(move |c| {
                 let sealed = sealer.seal(&place(&batch, &guid), message.as_bytes());
-                c.prepare_cached(
-                    "UPDATE sfs_carried SET state = 'rejected', message = ?3 WHERE batch = ?1 AND guid = ?2",
-                )?
+                // Of what needs nobody any more, nothing is kept.
+                c.prepare_cached(&format!(
+                    "UPDATE sfs_carried SET state = 'rejected', message = iif({IS_OVER}, NULL, ?3)
+                     WHERE batch = ?1 AND guid = ?2",
+                ))?
                 .execute((&batch, &guid, sealed))?;
                 conclude_of(c, &sealer, &batch, now)
             })
@@ -214,14 +222,13 @@ fn sending(c: &Connection, post: &Post, epoch: Epoch) -> rusqlite::Result<Option
     };
     for item in going() {
         c.prepare_cached(
-            "INSERT INTO sfs_item (sink, clinic, guid, billed, state, created_at, event)
-             SELECT sink, ?2, ?3, ?4, 'sending', ?5, ?6 FROM sink WHERE name = ?1
+            "INSERT INTO sfs_item (sink, guid, billed, state, created_at, event)
+             SELECT sink, ?2, ?3, 'sending', ?4, ?5 FROM sink WHERE name = ?1
              ON CONFLICT DO UPDATE SET was = state, was_created_at = created_at, was_event = event,
                state = 'sending', created_at = excluded.created_at, event = excluded.event",
         )?
         .execute((
             post.sink.as_str(),
-            post.clinic.as_str(),
             &item.guid,
             item.billed,
             ms(item.created_at),
@@ -252,13 +259,12 @@ fn sending(c: &Connection, post: &Post, epoch: Epoch) -> rusqlite::Result<Option
 fn told(c: &Connection, post: &Post, item: &Sending) -> rusqlite::Result<Told> {
     let known = c
         .prepare_cached(
-            "SELECT billed, (created_at, event) > (?4, ?5) FROM sfs_item JOIN sink USING (sink)
-             WHERE name = ?1 AND clinic = ?2 AND guid = ?3",
+            "SELECT billed, (created_at, event) > (?3, ?4) FROM sfs_item JOIN sink USING (sink)
+             WHERE name = ?1 AND guid = ?2",
         )?
         .query_row(
             (
                 post.sink.as_str(),
-                post.clinic.as_str(),
                 &item.guid,
                 ms(item.created_at),
                 item.event.as_str(),
@@ -274,13 +280,40 @@ fn told(c: &Connection, post: &Post, item: &Sending) -> rusqlite::Result<Told> {
             },
         )
         .optional()?;
-    Ok(known.unwrap_or(Told::Never))
+    Ok(match known {
+        Some(told) => told,
+        None if is_forgotten(c, item)? => Told::Before {
+            billed: item.billed,
+        },
+        None => Told::Never,
+    })
+}
+
+/// Whether a message about an unknown treatment may have been sent and forgotten: this ledger was restored from a backup,
+/// or has taken a lost one's place. What a plan or order begins with that was made since is certainly new.
+fn is_forgotten(c: &Connection, item: &Sending) -> rusqlite::Result<bool> {
+    // The first event that a new ledger admits stands for its beginning; where that is pruned, the oldest one that is
+    // known, which errs towards `forgotten`.
+    let (restored, began): (Option<i64>, Option<i64>) = c
+        .prepare_cached(
+            "SELECT restored_until, CASE
+               WHEN accepted IS NOT NULL OR EXISTS (SELECT 1 FROM lane WHERE after_loss IS NOT NULL)
+               THEN coalesce((SELECT admitted_at FROM event ORDER BY event LIMIT 1) + ?1, 9223372036854775807) END
+             FROM instance",
+        )?
+        .query_row([AHEAD.num_milliseconds()], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+    Ok(restored
+        .max(began)
+        .is_some_and(|until| !item.begins || ms(item.created_at) < until))
 }
 
 fn end(c: &Connection, post: &Post, ended: Ended) -> rusqlite::Result<()> {
-    const OF: &str = "sink = (SELECT sink FROM sink WHERE name = ?1) AND clinic = ?2 AND guid = ?3 AND state = 'sending'";
+    const OF: &str =
+        "sink = (SELECT sink FROM sink WHERE name = ?1) AND guid = ?2 AND state = 'sending'";
     for item in &post.items {
-        let row = (post.sink.as_str(), post.clinic.as_str(), &item.guid);
+        let row = (post.sink.as_str(), &item.guid);
         match ended {
             Ended::Accepted => {
                 c.prepare_cached(&format!("UPDATE sfs_item SET state = 'sent' WHERE {OF}"))?
@@ -347,7 +380,7 @@ fn place(batch: &str, guid: &str) -> String {
 fn said_of(c: &Connection, sealer: &Sealer, delivery: DeliveryId) -> rusqlite::Result<Output> {
     let mut said = Output::default();
     let mut statement = c.prepare_cached(
-        "SELECT batch, guid, message FROM sfs_carried WHERE delivery = ?1 AND state = 'rejected' ORDER BY guid",
+        "SELECT batch, guid, message FROM sfs_carried WHERE delivery = ?1 AND message IS NOT NULL ORDER BY guid",
     )?;
     let mut rows = statement.query([delivery.0])?;
     while let Some(row) = rows.next()? {
@@ -361,6 +394,31 @@ fn said_of(c: &Connection, sealer: &Sealer, delivery: DeliveryId) -> rusqlite::R
     Ok(said)
 }
 
+/// Of what was carried: its delivery needs nobody any more.
+const IS_OVER: &str = "NOT EXISTS (SELECT 1 FROM delivery d WHERE d.delivery = sfs_carried.delivery
+                         AND d.state <> 'done' AND d.state <> 'skipped')";
+
+/// Drops what EMRs have said of those of these deliveries that need nobody any more.
+pub(super) fn forget_words(c: &Connection, deliveries: &Array) -> rusqlite::Result<()> {
+    c.prepare_cached(&format!(
+        "UPDATE sfs_carried SET message = NULL
+         WHERE delivery IN rarray(?1) AND message IS NOT NULL AND {IS_OVER}"
+    ))?
+    .execute([deliveries])
+    .map(drop)
+}
+
+/// Drops what EMRs have said of events that were admitted before `before`, in milliseconds.
+pub(super) fn expire_words(c: &Connection, before: i64) -> rusqlite::Result<()> {
+    c.prepare_cached(
+        "UPDATE sfs_carried SET message = NULL WHERE message IS NOT NULL AND NOT EXISTS
+           (SELECT 1 FROM delivery d JOIN event e USING (event)
+            WHERE d.delivery = sfs_carried.delivery AND (d.state = 'claimed' OR e.admitted_at >= ?1))",
+    )?
+    .execute([before])
+    .map(drop)
+}
+
 /// Forgets posts whose late results nobody waits for any more. `now` in milliseconds.
 pub(super) fn forget_posts(c: &Connection, now: i64) -> rusqlite::Result<()> {
     c.prepare_cached("DELETE FROM sfs_post WHERE posted_at < ?1")?
@@ -368,12 +426,33 @@ pub(super) fn forget_posts(c: &Connection, now: i64) -> rusqlite::Result<()> {
         .map(drop)
 }
 
-/// What one sink has sent, another now answers for: its deliveries go there.
+/// Which sinks remember treatments.
+pub(super) fn rememberers(c: &Connection) -> rusqlite::Result<Vec<String>> {
+    c.prepare(
+        "SELECT name FROM sink WHERE EXISTS (SELECT 1 FROM sfs_item i WHERE i.sink = sink.sink)",
+    )?
+    .query_map((), |row| row.get(0))?
+    .collect()
+}
+
+/// Forgets all that a sink has sent.
+pub(super) fn forget_sink(c: &Connection, sink: i64) -> rusqlite::Result<()> {
+    c.execute("DELETE FROM sfs_item WHERE sink = ?1", [sink])?;
+    c.execute("DELETE FROM sfs_post WHERE sink = ?1", [sink])
+        .map(drop)
+}
+
+/// What one sink has sent, another now answers for: its deliveries go there. Of what both have sent, the newer stands;
+/// `billed` is as the heir said it.
 pub(super) fn reassign(c: &Connection, from: i64, to: i64) -> rusqlite::Result<()> {
     c.execute(
-        "UPDATE OR IGNORE sfs_item SET sink = ?1 WHERE sink = ?2",
+        "INSERT INTO sfs_item (sink, guid, billed, state, created_at, event)
+         SELECT ?1, guid, billed, state, created_at, event FROM sfs_item WHERE sink = ?2
+         ON CONFLICT DO UPDATE SET created_at = excluded.created_at, event = excluded.event, state = excluded.state
+         WHERE (excluded.created_at, excluded.event) > (created_at, event)",
         (to, from),
     )?;
+    c.execute("DELETE FROM sfs_item WHERE sink = ?1", [from])?;
     c.execute("UPDATE sfs_post SET sink = ?1 WHERE sink = ?2", (to, from))
         .map(drop)
 }

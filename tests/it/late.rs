@@ -156,10 +156,24 @@ async fn a_rejected_treatment_ends_its_own_delivery_and_a_repeat_changes_nothing
         .run(&["deliveries", "show", number.trim_matches('"')]);
     let show = String::from_utf8_lossy(&show.stdout).into_owned();
     assert!(show.contains(WORDS), "{show}");
+    // (The daemon owns the ledger; what is on disk is read beside it.)
+    let sealed = || {
+        let ledger = rusqlite::Connection::open(late.world.ledger_path()).unwrap();
+        let count = "SELECT (SELECT count(*) FROM sfs_carried WHERE message IS NOT NULL), (SELECT count(*) FROM output)";
+        let of = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        ledger.query_row::<(u32, u32), _, _>(count, (), of).unwrap()
+    };
+    assert_eq!(sealed(), (1, 1));
     // What was booked, was booked once; the daemon ends cleanly, and has told nobody what was said.
     let booked: usize = state.received.iter().map(|event| event.guids.len()).sum();
     assert_eq!(state.orders.len(), booked);
     let said = daemon.stop_and_listen();
+    // A person has decided: nobody needs what the EMR said, and it is nowhere any more.
+    let dropped = late
+        .world
+        .run(&["deliveries", "drop", number.trim_matches('"')]);
+    assert!(dropped.status.success());
+    assert_eq!(sealed(), (0, 0));
     assert!(said.contains("late results kept"), "{said}");
     for canary in ["Canary", "canary", "plan:"] {
         assert!(!said.contains(canary), "{canary}: {said}");

@@ -1,10 +1,9 @@
 -- What an EMR was sent as treatments (`format = "sfs"`). Times are milliseconds since 1970 UTC.
 
 -- What it may know of each treatment. Never forgotten by age: a plan may change years later, and a second `added` would be
--- a second order.
+-- a second order. Without its clinic: that may be renamed, and Fullscript's ids are its own everywhere.
 CREATE TABLE sfs_item (
   sink       INTEGER NOT NULL,
-  clinic     TEXT NOT NULL,
   guid       TEXT NOT NULL,             -- <plan or order id>:<variant id>
   billed     INTEGER NOT NULL,          -- as it was said first
   state      TEXT NOT NULL CHECK (state = 'sending' OR state = 'sent'), -- may have arrived; was accepted
@@ -13,7 +12,7 @@ CREATE TABLE sfs_item (
   was        TEXT,                      -- all three as they were before the post that is under way; NULL: there was none
   was_created_at INTEGER,
   was_event  TEXT,
-  PRIMARY KEY (sink, clinic, guid)
+  PRIMARY KEY (sink, guid)
 ) STRICT, WITHOUT ROWID;
 
 -- What late results are heard of: each post that carried treatments, for 65 days,
@@ -32,7 +31,7 @@ CREATE TABLE sfs_carried (
   guid     TEXT NOT NULL,
   delivery INTEGER NOT NULL,
   state    TEXT NOT NULL CHECK (state = 'sending' OR state = 'sent' OR state = 'confirmed' OR state = 'rejected'),
-  message  BLOB,                        -- what the EMR said of its rejection, sealed
+  message  BLOB,                        -- what the EMR said of its rejection, sealed; NULL where nobody needs it any more
   PRIMARY KEY (batch, guid)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX sfs_carried_delivery ON sfs_carried (delivery);

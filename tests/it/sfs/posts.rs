@@ -7,15 +7,15 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use fullscript_events::config::{self, SinkKind};
 use fullscript_events::domain::{
-    ClinicName, DeliveryId, EventBody, EventId, EventType, OrderBy, Outcome, Parcel, Parked,
-    SinkName, Subject,
+    Category, ClinicName, DeliveryId, EventBody, EventId, EventType, Lane, OrderBy, Outcome,
+    Parcel, Parked, SinkName, Subject,
 };
 use fullscript_events::format::sfs::guid;
-use fullscript_events::ledger::{ItemState, Ledger};
+use fullscript_events::ledger::{ItemState, Ledger, Reassigned};
 use fullscript_events::sinks::{
     Crossed, Crosswalk, Ports, Secrets, Sink as _, Unrecorded, WebhookSink,
 };
-use fullscript_events::store::{Owner, SealKey};
+use fullscript_events::store::{AcceptedLoss, OpenError, Owner, SealKey};
 use futures_util::future::BoxFuture;
 use secrecy::SecretBox;
 use serde_json::{Value, json};
@@ -120,6 +120,46 @@ impl Bench {
         }
     }
 
+    /// As after a start with what `owner` takes, which finds the ledger as it was made to be.
+    async fn started_with(
+        self,
+        sfs: &str,
+        changed: impl FnOnce(&Path),
+        owner: impl Fn(&Path, &SealKey) -> Result<Owner, OpenError>,
+    ) -> Self {
+        drop((self.sink, self.ledger, self.owner));
+        changed(self.directory.path());
+        let key = seal_key();
+        let owner = patiently(|| owner(self.directory.path(), &key)).unwrap();
+        let ledger = enrolled(&owner).await;
+        ledger.wake(Vec::new(), at(1_000)).await.unwrap();
+        let lane = Lane {
+            clinic: ClinicName::new("oak").unwrap(),
+            category: Category::new("treatment_plans").unwrap(),
+        };
+        ledger.enrol_lanes(vec![lane]).await.unwrap();
+        let sink = opened(&self.emr, sfs, &ledger);
+        Self {
+            emr: self.emr,
+            directory: self.directory,
+            ledger,
+            owner,
+            sink,
+        }
+    }
+
+    /// What was said of the treatments posted so far: guid, status and `billed`.
+    fn said(&self) -> Vec<String> {
+        let posts = self.emr.posts();
+        let items = posts.iter().flat_map(super::emr::Post::items);
+        items
+            .map(|item| {
+                let [guid, status] = ["treatmentGuid", "status"].map(|of| item[of].as_str());
+                format!("{} {} {}", guid.unwrap(), status.unwrap(), item["billed"])
+            })
+            .collect()
+    }
+
     async fn deliver(&self, parcels: &[Parcel]) -> Vec<Outcome> {
         self.sink.deliver(parcels, at(0)).await.unwrap().outcomes
     }
@@ -129,15 +169,24 @@ impl Bench {
     }
 }
 
+fn seal_key() -> SealKey {
+    SealKey::new(SecretBox::new(Box::new([7; 32])))
+}
+
 async fn owned(directory: &Path) -> (Owner, Ledger) {
-    let key = SealKey::new(SecretBox::new(Box::new([7; 32])));
+    let key = seal_key();
     let owner = patiently(|| Owner::take(directory, "app", &key)).unwrap();
+    let ledger = enrolled(&owner).await;
+    (owner, ledger)
+}
+
+async fn enrolled(owner: &Owner) -> Ledger {
     let ledger = Ledger::new(owner.store().clone(), owner.epoch());
     ledger
         .enrol_sinks(vec![(name(), OrderBy::None)])
         .await
         .unwrap();
-    (owner, ledger)
+    ledger
 }
 
 fn at(seconds: i64) -> DateTime<Utc> {
@@ -692,4 +741,152 @@ async fn who_does_not_own_the_ledger_any_more_sends_no_treatment() {
         .outcomes;
     assert_eq!(words(&outcomes), ["not sent"]);
     assert!(bench.emr.posts().is_empty());
+}
+
+/// A plan that came to be, with one treatment.
+fn made(number: i64, plan: &str) -> Parcel {
+    let lines = json!([{"variant_id":"v","units_to_purchase":2}]);
+    let plan = json!({"treatment_plan":{"id":plan,"patient":{"id":"p"},"recommendations":lines}});
+    parcel(number, "oak", "treatment_plan.created", &plan)
+}
+
+const LEDGER: &str = "ledger.sqlite3";
+
+#[tokio::test]
+async fn a_restored_ledger_says_changed_of_what_it_may_have_forgotten_and_makes_one_order() {
+    let bench = Bench::new(TREATMENTS).await;
+    let bench = bench
+        .started_with(
+            TREATMENTS,
+            |at| {
+                std::fs::copy(at.join(LEDGER), at.join("backup")).unwrap();
+            },
+            |at, key| Owner::take(at, "app", key),
+        )
+        .await;
+    assert_eq!(bench.delivered(plan(1, 2, &["v"])).await, Outcome::Yes);
+    let bench = bench
+        .started_with(
+            "mode = \"treatments\"\nbilled = true",
+            |at| {
+                std::fs::rename(at.join("backup"), at.join(LEDGER)).unwrap();
+                assert!(!at.join(format!("{LEDGER}-wal")).exists());
+            },
+            |at, key| Owner::take(at, "app", key),
+        )
+        .await;
+    // An update of what was sent; what began before the restore; what began since.
+    assert_eq!(bench.delivered(plan(2, 5, &["v"])).await, Outcome::Yes);
+    assert_eq!(bench.delivered(made(3, "before")).await, Outcome::Yes);
+    assert_eq!(bench.delivered(made(2_000, "since")).await, Outcome::Yes);
+    assert_eq!(bench.delivered(plan(2_001, 6, &["w"])).await, Outcome::Yes);
+    assert_eq!(
+        bench.said(),
+        [
+            "t:v added false",
+            "t:v changed true",
+            "before:v changed true",
+            "since:v added true",
+            "t:w changed true"
+        ]
+    );
+    assert_eq!(bench.emr.orders()["t:v"], (1, 5));
+}
+
+#[tokio::test]
+async fn a_ledger_in_a_lost_ones_place_says_changed_of_what_it_does_not_know() {
+    let bench = Bench::new(TREATMENTS).await;
+    assert_eq!(bench.delivered(plan(1, 2, &["v"])).await, Outcome::Yes);
+    let bench = bench
+        .started_with(
+            TREATMENTS,
+            |at| std::fs::remove_file(at.join(LEDGER)).unwrap(),
+            |at, key| Owner::take_after_loss(at, "app", key, AcceptedLoss::Replay),
+        )
+        .await;
+    assert_eq!(bench.delivered(plan(2, 5, &["v"])).await, Outcome::Yes);
+    // Refused, it is as unknown as before.
+    bench.emr.answers([Answer::Says(400, &[])]);
+    let other = made(3, "other");
+    assert_eq!(
+        words(&bench.deliver(std::slice::from_ref(&other)).await),
+        ["no"]
+    );
+    assert_eq!(bench.delivered(again(&other, 2)).await, Outcome::Yes);
+    assert_eq!(
+        bench.said(),
+        [
+            "t:v added false",
+            "t:v changed false",
+            "other:v changed false",
+            "other:v changed false"
+        ]
+    );
+    assert_eq!(bench.emr.orders()["t:v"], (1, 5));
+}
+
+#[tokio::test]
+async fn a_treatment_is_known_under_whatever_name_its_clinic_has() {
+    let bench = Bench::new(TREATMENTS).await;
+    assert_eq!(bench.delivered(plan(1, 2, &["v"])).await, Outcome::Yes);
+    let renamed = Parcel {
+        clinic: ClinicName::new("elm").unwrap(),
+        ..plan(2, 5, &["v"])
+    };
+    assert_eq!(bench.delivered(renamed).await, Outcome::Yes);
+    assert_eq!(bench.said(), ["t:v added false", "t:v changed false"]);
+}
+
+#[tokio::test]
+async fn a_renamed_sink_without_a_backlog_is_noticed_and_its_memory_goes_along_or_is_forgotten() {
+    let bench = Bench::new(TREATMENTS).await;
+    let query = bench.ledger.query();
+    let named = |name: &str| SinkName::new(name).unwrap();
+    let strangers = || query.strangers(vec![named("chart"), named("empty")]);
+    assert_eq!(strangers().await.unwrap(), []);
+    assert_eq!(bench.delivered(plan(1, 2, &["v"])).await, Outcome::Yes);
+    assert_eq!(strangers().await.unwrap(), [("sfs".to_owned(), 0)]);
+    // To one that has had nothing, and back again to one all of whose deliveries are pruned.
+    let sinks = ["chart", "empty"].map(|name| (named(name), OrderBy::None));
+    bench.ledger.enrol_sinks(sinks.to_vec()).await.unwrap();
+    let to = |from: &str, to: &str| query.reassign(from.to_owned(), named(to), at(9));
+    let moved = to("sfs", "chart").await.unwrap();
+    assert_eq!(moved, Some(Reassigned::Renamed { waiting: 0 }));
+    assert_eq!(strangers().await.unwrap(), []);
+    let moved = to("empty", "chart").await.unwrap();
+    let nothing = Reassigned::Moved { moved: 0, known: 0 };
+    assert_eq!(moved, Some(nothing), "chart has a past, if only treatments");
+    let sinks = vec![(name(), OrderBy::None)];
+    bench.ledger.enrol_sinks(sinks).await.unwrap();
+    assert_eq!(bench.delivered(plan(3, 2, &["w", "x"])).await, Outcome::Yes);
+    to("sfs", "chart").await.unwrap();
+    assert_eq!(strangers().await.unwrap(), []);
+    to("chart", "sfs").await.unwrap();
+    assert_eq!(
+        bench.delivered(plan(4, 5, &["v", "w", "z"])).await,
+        Outcome::Yes
+    );
+    assert_eq!(
+        bench.said(),
+        [
+            "t:v added false",
+            "t:w added false",
+            "t:x added false",
+            "t:v changed false",
+            "t:w changed false",
+            "t:z added false"
+        ]
+    );
+    let forgotten = query.forget_sink("sfs".to_owned(), at(9)).await.unwrap();
+    assert_eq!(forgotten, Some(0));
+    assert_eq!(strangers().await.unwrap(), []);
+    let left: i64 = rusqlite::Connection::open(bench.directory.path().join(LEDGER))
+        .unwrap()
+        .query_row(
+            "SELECT (SELECT count(*) FROM sfs_item) + (SELECT count(*) FROM sfs_post)",
+            (),
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(left, 0);
 }

@@ -25,7 +25,7 @@ use self::verdict::{Answer, Arrived};
 use super::request::Stamp;
 use super::{WebhookSink, verdict as of_webhook};
 use crate::config::{self, SfsMode};
-use crate::domain::{ClinicName, Outcome, Output, Parcel, Parked, SinkName};
+use crate::domain::{ClinicName, Operation, Outcome, Output, Parcel, Parked, SinkName};
 use crate::format::sfs::{self, Record, Several, Status};
 use crate::format::{NoBody, standard};
 use crate::sinks::{Ports, SharedRecorder};
@@ -415,6 +415,7 @@ impl Turn<'_> {
                 delivery: parcel.delivery,
                 event: parcel.event.clone(),
                 created_at: parcel.created_at,
+                begins: parcel.event_type.operation() == Operation::Create,
                 billed: treatment.billed,
             })
         });

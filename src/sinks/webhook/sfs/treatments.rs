@@ -18,6 +18,8 @@ pub struct Sending {
     pub event: EventId,
     /// and when that happened: an older one never undoes a later one.
     pub created_at: DateTime<Utc>,
+    /// Whether its plan or order came to be with that event.
+    pub begins: bool,
     /// Whether it may be billed, if it is the first message about it.
     pub billed: bool,
 }
@@ -44,9 +46,10 @@ pub struct Post {
 pub enum Told {
     /// Nothing.
     Never,
-    /// An earlier message, which may have arrived, with this `billed`.
+    /// An earlier message, which may have arrived, with this `billed`. Also where there may have been one that is
+    /// forgotten.
     Before {
-        /// As it was said first.
+        /// As it was said first; if that is forgotten, as it would be now.
         billed: bool,
     },
     /// A message of a later event: this one is not to be sent.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use fullscript_events::breaker::Breaker;
 use fullscript_events::config::{self, SinkKind};
 use fullscript_events::domain::{
     Category, ClinicName, DeliveryId, EventBody, EventId, EventType, Lane, OrderBy, Outcome,
@@ -514,9 +515,7 @@ async fn a_doubt_in_the_middle_of_a_halving_says_of_each_item_what_is_known() {
     let outcomes = bench.deliver(&events).await;
     assert_eq!(
         words(&outcomes),
-        [
-            "doubt", "doubt", "not sent", "not sent", "not sent", "not sent"
-        ]
+        ["doubt", "doubt", "later", "later", "later", "later"]
     );
     assert_eq!(bench.emr.filed(), ["e-001", "e-002"]);
 }
@@ -543,13 +542,19 @@ async fn without_a_crosswalk_nothing_is_sent_and_the_rest_goes_on() {
         let outcomes = bench.deliver(&events).await;
         assert_eq!(
             words(&outcomes),
-            ["no_crosswalk", "yes", "later", "skip"],
+            ["no_crosswalk", "yes", "no_crosswalk", "skip"],
             "{sfs}"
         );
         let Outcome::Park { until, .. } = &outcomes[0] else {
             panic!()
         };
         assert_eq!(*until, Some(at(6 * 3600)));
+        // That Fullscript could not be asked is no event's fault: nothing that could set it aside is counted.
+        let Outcome::Park { until, reason, .. } = &outcomes[2] else {
+            panic!()
+        };
+        assert_eq!(*until, Some(at(600)));
+        assert!(reason.contains("503"), "{reason}");
         let posts = bench.emr.posts();
         assert_eq!(posts.len(), 1);
         let items = posts[0].items();
@@ -614,8 +619,8 @@ async fn what_was_clearly_refused_or_never_sent_is_told_as_added() {
         assert_eq!(bench.delivered(again(&event, 2)).await, Outcome::Yes);
         assert_eq!(bench.emr.posts()[1].object["status"], "added", "{status}");
     }
-    // 503 is also said by what stands between; and what was in doubt once stays so.
-    for script in [vec![503], vec![500, 400]] {
+    // 503 is also said by what stands between, a redirect by some after their work; and what was in doubt once stays so.
+    for script in [vec![503], vec![302], vec![500, 400]] {
         let bench = Bench::new(TREATMENTS).await;
         bench
             .emr
@@ -823,6 +828,73 @@ async fn a_ledger_in_a_lost_ones_place_says_changed_of_what_it_does_not_know() {
         ]
     );
     assert_eq!(bench.emr.orders()["t:v"], (1, 5));
+}
+
+#[tokio::test]
+async fn one_event_that_always_makes_the_emr_fail_keeps_nobody_else_back_and_opens_no_breaker() {
+    for (sfs, turns) in [
+        (TREATMENTS, [["doubt", "yes", "yes", "yes", "yes"]; 2]),
+        (
+            "batch = 2",
+            [
+                ["doubt", "doubt", "later", "later", "later"],
+                ["doubt", "yes", "yes", "yes", "yes"],
+            ],
+        ),
+    ] {
+        let bench = Bench::new(sfs).await;
+        let events: Vec<_> = (1..=5).map(|n| made(n, &format!("t-{n}"))).collect();
+        let mut breaker = Breaker::default();
+        for turn in turns {
+            bench.emr.answers([Answer::Says(500, &[])]);
+            let outcomes = bench.deliver(&events).await;
+            assert_eq!(words(&outcomes), turn, "{sfs}");
+            for (event, outcome) in events.iter().zip(&outcomes) {
+                breaker = breaker.after(event.delivery, outcome, at(0), 1.0);
+            }
+        }
+        assert!(breaker.outage().is_none(), "{sfs}");
+    }
+    // Behind what nobody answered in time each would wait as long, and says nothing of the receiver.
+    let bench = Bench::new(TREATMENTS).await;
+    let events: Vec<_> = (1..=8).map(|n| made(n, &format!("t-{n}"))).collect();
+    bench.emr.answers([Answer::WorksAndHangs]);
+    let outcomes = bench.deliver(&events).await;
+    assert_eq!(words(&outcomes[..2]), ["doubt", "later"]);
+    let mut breaker = Breaker::default();
+    for (event, outcome) in events.iter().zip(&outcomes) {
+        breaker = breaker.after(event.delivery, outcome, at(0), 1.0);
+    }
+    assert!(breaker.outage().is_none());
+}
+
+#[tokio::test]
+async fn what_goes_alone_still_does_after_a_turn_that_ended_before_it() {
+    let bench = Bench::new("batch = 9").await;
+    let events: Vec<_> = (1..=3)
+        .map(|n| patient(n, "oak", "patient.created"))
+        .collect();
+    bench.emr.answers([Answer::Says(400, &[])]);
+    assert_eq!(words(&bench.deliver(&events[1..2]).await), ["no"]);
+    // A turn that ends at the first post: nothing was found out about the second.
+    bench.emr.answers([Answer::Says(429, &[])]);
+    assert_eq!(words(&bench.deliver(&events).await), ["later"; 3]);
+    assert_eq!(bench.deliver(&events).await, vec![Outcome::Yes; 3]);
+    // Once it is over, it is as any other.
+    assert_eq!(bench.deliver(&events).await, vec![Outcome::Yes; 3]);
+    let posts = bench.emr.posts();
+    let posts: Vec<_> = posts.iter().map(|post| post.ids().join(" ")).collect();
+    assert_eq!(
+        posts,
+        [
+            "e-002",
+            "e-001",
+            "e-001",
+            "e-002",
+            "e-003",
+            "e-001 e-002 e-003"
+        ]
+    );
 }
 
 #[tokio::test]

@@ -18,17 +18,22 @@ pub(in super::super) struct Alone(Mutex<BTreeSet<DeliveryId>>);
 impl Alone {
     /// Whether this one goes alone now.
     pub(super) fn goes(&self, delivery: DeliveryId) -> bool {
-        let mut alone = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        alone.remove(&delivery)
+        let alone = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        alone.contains(&delivery)
     }
 
-    /// Notes how one has ended.
+    /// Notes how one has ended. Until it is over, what went alone once goes alone: a turn that ends before its post has
+    /// told nothing of it.
     pub(super) fn note(&self, delivery: DeliveryId, outcome: &Outcome) {
-        if !matches!(outcome, Outcome::No { .. } | Outcome::Doubt { .. }) {
-            return;
-        }
         let mut alone = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        alone.insert(delivery);
+        match outcome {
+            Outcome::No { .. } | Outcome::Doubt { .. } => alone.insert(delivery),
+            Outcome::Yes | Outcome::Park { .. } | Outcome::Skip { .. } => alone.remove(&delivery),
+            Outcome::Later { .. }
+            | Outcome::NotSent { .. }
+            | Outcome::ClinicRefused { .. }
+            | Outcome::Gone { .. } => return,
+        };
         if alone.len() > MOST {
             alone.pop_first();
         }

@@ -2,7 +2,8 @@
 //!
 //! One call delivers for several clinics side by side; of a clinic, one post follows the other, in the source's order. What
 //! ends a post for all that it carries (no answer, a wish to come later, a refused key) ends the clinic's turn: what is
-//! behind was not sent. A refused batch is halved until each refusal has its one item.
+//! behind was not sent. A refused batch is halved until each refusal has its one item, and what makes the EMR fail by itself
+//! (a 5xx to one event) keeps nobody else back.
 //!
 //! It prevents that one bad item takes a batch with it, and that a treatment is entered twice: what may have arrived is
 //! noted durably before it is posted, and every later message about it says `changed`.
@@ -37,6 +38,8 @@ pub use treatments::{
 
 /// When an event without a crosswalk is looked at again: changing the EMR's id makes no event.
 const ASK_AGAIN: TimeDelta = TimeDelta::hours(6);
+/// When it is looked at again where Fullscript could not be asked.
+const ASK_SOON: TimeDelta = TimeDelta::minutes(10);
 
 /// What a webhook of this format has beside the rest.
 pub(super) struct Sfs {
@@ -266,9 +269,12 @@ impl Turn<'_> {
                 Crossed::Found(id) => return Ok(id),
                 Crossed::None => {}
                 Crossed::Unavailable(why) => {
-                    return Err(Outcome::Later {
+                    // Not the event's fault: it waits aside, and is never given up or set aside for it as one that its
+                    // receiver keeps putting off.
+                    return Err(Outcome::Park {
+                        why: Parked::NoCrosswalk,
                         reason: format!("not sent, as its crosswalk is not known: {why}"),
-                        retry_after: None,
+                        until: Some(self.now + ASK_SOON),
                     });
                 }
             }
@@ -310,7 +316,7 @@ impl Turn<'_> {
         };
         let ended = match &answer {
             Answer::Taken => Some(Ended::Accepted),
-            Answer::Ends(_, Arrived::Maybe) => None,
+            Answer::Failed { .. } | Answer::Ends(_, Arrived::Maybe) => None,
             Answer::Refused { .. } | Answer::Ends(_, Arrived::No) => Some(Ended::Refused),
         };
         if let (Some(noted), Some(ended)) = (noted, ended) {
@@ -357,6 +363,17 @@ impl Turn<'_> {
                     Sent::All
                 }
             },
+            Answer::Failed { reason } => {
+                let outcome = Outcome::Doubt { reason };
+                for item in &post {
+                    self.end(item.parcel, outcome.clone());
+                }
+                if posts::events(&post) == 1 {
+                    Sent::All
+                } else {
+                    Sent::Ends(outcome)
+                }
+            }
             Answer::Ends(outcome, _) => {
                 for item in &post {
                     self.end(item.parcel, outcome.clone());

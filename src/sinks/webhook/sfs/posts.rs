@@ -67,7 +67,8 @@ fn fits(post: &Post, item: &Item, batch: usize) -> bool {
     last.event_type == item.event_type && has_room && (same_event || !alone) && !twice
 }
 
-fn events(post: &Post) -> usize {
+/// How many events a post is of.
+pub(super) fn events(post: &Post) -> usize {
     // Those of one event stand together.
     let changes = post.windows(2).filter(|pair| match pair {
         [a, b] => a.parcel != b.parcel,

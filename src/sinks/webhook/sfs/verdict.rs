@@ -26,6 +26,12 @@ pub(super) enum Answer {
         /// What the receiver says of it.
         message: Option<String>,
     },
+    /// The receiver failed, and may have done a part of it before. If it was of one event, that may be why: those behind
+    /// are sent. Of several, the next attempt finds out which ([`super::Alone`]).
+    Failed {
+        /// For logs: the status.
+        reason: String,
+    },
     /// How it ended for all of it, and the clinic's next posts wait.
     Ends(Outcome, Arrived),
 }
@@ -87,9 +93,11 @@ pub(super) async fn answered(response: Response, now: DateTime<Utc>) -> Answer {
             reason,
             message: message(response).await,
         },
-        // It may have done a part of it before it failed.
-        _ if status.is_server_error() => Answer::Ends(Outcome::Doubt { reason }, Arrived::Maybe),
-        // A redirect, which is not followed: about the address, and not about what it was sent.
+        // Nobody has answered in time: those behind would wait as long each.
+        StatusCode::GATEWAY_TIMEOUT => Answer::Ends(Outcome::Doubt { reason }, Arrived::Maybe),
+        _ if status.is_server_error() => Answer::Failed { reason },
+        // A redirect, which is not followed: about the address, and not about what it was sent. Some answer so after they
+        // have done their work.
         _ => {
             let retry_after = None;
             Answer::Ends(
@@ -97,7 +105,7 @@ pub(super) async fn answered(response: Response, now: DateTime<Utc>) -> Answer {
                     reason,
                     retry_after,
                 },
-                Arrived::No,
+                Arrived::Maybe,
             )
         }
     }
@@ -109,7 +117,9 @@ async fn message(response: Response) -> Option<String> {
     Some(error.message.chars().take(LONGEST_MESSAGE).collect())
 }
 
-/// What the end of a post means for those behind it, which were not sent.
+/// What the end of a post means for those behind it, which were not sent. It says nothing of the receiver, so that one
+/// event which ends each turn cannot open the breaker for all; only where the receiver was not reached, neither would they
+/// have been.
 pub(super) fn of_unsent(ended: &Outcome) -> Outcome {
     let behind =
         |reason: &str| format!("not sent, behind one of its clinic that ended so: {reason}");
@@ -124,17 +134,21 @@ pub(super) fn of_unsent(ended: &Outcome) -> Outcome {
         Outcome::ClinicRefused { reason } => Outcome::ClinicRefused {
             reason: reason.clone(),
         },
+        Outcome::NotSent { reason } => Outcome::NotSent {
+            reason: behind(reason),
+        },
         Outcome::Doubt { reason }
-        | Outcome::NotSent { reason }
         | Outcome::No { reason, .. }
         | Outcome::Gone { reason }
         | Outcome::Park { reason, .. }
-        | Outcome::Skip { reason } => Outcome::NotSent {
+        | Outcome::Skip { reason } => Outcome::Later {
             reason: behind(reason),
+            retry_after: None,
         },
         // Never behind one.
-        Outcome::Yes => Outcome::NotSent {
+        Outcome::Yes => Outcome::Later {
             reason: behind("taken"),
+            retry_after: None,
         },
     }
 }

@@ -18,6 +18,7 @@ use crate::api::budget::Share;
 use crate::api::{Api, Trouble};
 use crate::clock::SharedClock;
 use crate::domain::{ClinicName, Subject};
+use crate::format::sfs::emr_id;
 use crate::ledger::{Ledger, Looked};
 use crate::sinks::{self, Crossed};
 
@@ -30,8 +31,6 @@ const NONE_FOR: TimeDelta = TimeDelta::hours(1);
 const REFUSED_FOR: TimeDelta = TimeDelta::minutes(1);
 /// No record is this large, in bytes.
 const LARGEST_RECORD: usize = 1 << 20;
-/// The longest id of an EMR that is believed, in bytes.
-const LONGEST_ID: usize = 255;
 
 /// Asks Fullscript, and remembers.
 pub struct Crosswalk {
@@ -241,17 +240,6 @@ fn read(body: &[u8], subject: &Subject, now: DateTime<Utc>) -> Result<Looked, &'
         patient: patient.filter(|_| kind == Kind::TreatmentPlan),
         ..none(now)
     })
-}
-
-/// An id of the EMR's: a text, or a number as one. What no EMR would take for an id is none.
-fn emr_id(value: &Value) -> Option<String> {
-    let text = match value {
-        Value::String(text) => text.trim().to_owned(),
-        Value::Number(number) => number.to_string(),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
-    };
-    let is_id = !text.is_empty() && text.len() <= LONGEST_ID && !text.chars().any(char::is_control);
-    is_id.then_some(text)
 }
 
 #[cfg(test)]

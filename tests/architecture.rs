@@ -79,7 +79,10 @@ fn each_step_imports_nouns_and_its_own_port() {
         ("list", &["api", "domain"]),
         ("route", &["config", "domain", "ledger"]),
         ("fetch", &["api", "domain"]),
-        ("crosswalk", &["api", "clock", "domain", "ledger", "sinks"]),
+        (
+            "crosswalk",
+            &["api", "clock", "domain", "format", "ledger", "sinks"],
+        ),
         ("deliver", &["domain", "ledger", "sinks"]),
         ("decide", &["config", "domain"]),
         ("breaker", &["decide", "domain"]),

@@ -19,7 +19,7 @@ use super::NotAnEvent;
 
 pub use native::{Entity, native};
 pub use notes::{Note, note};
-pub use record::{Line, Record};
+pub use record::{Line, Record, emr_id};
 pub use treatments::{Status, Treatment, treatments};
 
 /// The type of an event that carries notes.

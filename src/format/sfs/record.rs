@@ -7,6 +7,9 @@ use super::NotAnEvent;
 use crate::domain::{Parcel, Subject};
 use crate::format::native;
 
+/// The longest id of an EMR that is believed, in bytes.
+const LONGEST_ID: usize = 255;
+
 /// A recommendation of a plan, or a line of an order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
@@ -51,7 +54,7 @@ impl Record {
                 let object = data.get(other).unwrap_or(&data);
                 Self {
                     id: id(member(object, "/id")),
-                    external_id: id(member(object, "/metadata/id")),
+                    external_id: emr_id(member(object, "/metadata/id")),
                     ..Self::default()
                 }
             }
@@ -64,8 +67,8 @@ fn patient(patient: &Value) -> Record {
     Record {
         subjects: id.clone().map(Subject::Patient).into_iter().collect(),
         id,
-        external_id: self::id(member(patient, "/metadata/id")),
-        visit: self::id(member(patient, "/metadata/id")),
+        external_id: emr_id(member(patient, "/metadata/id")),
+        visit: emr_id(member(patient, "/metadata/id")),
         ..Record::default()
     }
 }
@@ -80,8 +83,8 @@ fn plan(plan: &Value) -> Record {
     });
     Record {
         id,
-        external_id: self::id(member(plan, "/metadata/id")),
-        visit: self::id(member(plan, "/metadata/id")),
+        external_id: emr_id(member(plan, "/metadata/id")),
+        visit: emr_id(member(plan, "/metadata/id")),
         practitioner: self::id(member(plan, "/practitioner/id")),
         subjects: of_plan.into_iter().chain(of_patient).collect(),
         lines: merged(lines.flatten()),
@@ -96,7 +99,7 @@ fn order(order: &Value) -> Record {
     let lines = lines.filter_map(|said| line(said, member(said, "/quantity"), String::new()));
     Record {
         id: id(member(order, "/id")),
-        external_id: id(member(order, "/metadata/id")),
+        external_id: emr_id(member(order, "/metadata/id")),
         visit: None,
         practitioner: members(member(order, "/practitioner_ids")).find_map(id),
         subjects: plans.chain(of_patient).collect(),
@@ -107,7 +110,7 @@ fn order(order: &Value) -> Record {
 fn lab_order(order: &Value) -> Record {
     Record {
         id: id(member(order, "/id")),
-        external_id: id(member(order, "/metadata/id")),
+        external_id: emr_id(member(order, "/metadata/id")),
         visit: None,
         practitioner: id(member(order, "/practitioner_id")),
         subjects: id(member(order, "/patient_id"))
@@ -136,6 +139,18 @@ fn id(value: &Value) -> Option<String> {
             None
         }
     }
+}
+
+/// An id of the EMR's: a text, or a number as one. What no EMR would take for an id is none: a visit of that name is
+/// nowhere, and what is sent for it is lost in silence.
+pub fn emr_id(value: &Value) -> Option<String> {
+    let text = match value {
+        Value::String(text) => text.trim().to_owned(),
+        Value::Number(number) => number.to_string(),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
+    };
+    let is_id = !text.is_empty() && text.len() <= LONGEST_ID && !text.chars().any(char::is_control);
+    is_id.then_some(text)
 }
 
 fn line(said: &Value, quantity: &Value, dosage: String) -> Option<Line> {

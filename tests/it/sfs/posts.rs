@@ -962,3 +962,22 @@ async fn a_renamed_sink_without_a_backlog_is_noticed_and_its_memory_goes_along_o
         .unwrap();
     assert_eq!(left, 0);
 }
+
+#[tokio::test]
+async fn a_visit_that_no_emr_would_know_is_none_and_the_crosswalk_is_asked() {
+    for (carried, sent) in [
+        (json!(" "), "visit-of-p"),
+        (json!("a\u{7}"), "visit-of-p"),
+        (json!("9".repeat(256)), "visit-of-p"),
+        (json!(" 12 "), "12"),
+        (json!(12), "12"),
+    ] {
+        let bench = Bench::new("mode = \"notes\"").await;
+        let plan =
+            json!({"treatment_plan":{"id":"t","metadata":{"id":carried},"patient":{"id":"p"}}});
+        let plan = parcel(1, "oak", "treatment_plan.updated", &plan);
+        assert_eq!(bench.delivered(plan).await, Outcome::Yes);
+        let post = bench.emr.posts().remove(0);
+        assert_eq!(post.items()[0]["hospitalizationId"], sent, "{carried}");
+    }
+}

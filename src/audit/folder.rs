@@ -1,19 +1,25 @@
 //! The files of the log: one per UTC day, only ever appended to.
 //!
 //! What lies behind the head is what a crash left between a write and the record of it: it is cut and written again, byte
-//! for byte. Unless it is a chain that goes on: then the ledger is older than the log (a restored one), and the log is
-//! right.
+//! for byte. Unless there is a good row in it that is not about to be written: then the ledger is older than the log (a
+//! restored one), and the log is right. A good row is never cut, whatever lies before it: writing goes on behind the last
+//! one, and a break stays where [`super::verify`] names it.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::chain::{Key, Link};
+use super::record::{Action, Record};
 use super::rows::{Head, Pending};
 
 /// No row is as long: what is longer is none, and is not read into memory.
 pub(super) const LONGEST_ROW: u64 = 64 << 10;
+
+/// The word for a row that says where the log begins.
+const BEGAN: &str = "began";
 
 /// Why the log cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -56,13 +62,28 @@ pub(super) struct Settled {
     /// Where the log ends now; `None` if it is empty.
     pub(super) written: Option<Written>,
     /// What is worth a word in the log.
-    pub(super) remark: Option<Remark>,
+    pub(super) remarks: Vec<Remark>,
 }
 
-/// Something that is not as it was left: a word for the chain itself, and words for people.
+/// Something that is not as it was left: a word for the chain itself, how much of what, and words for people.
 pub(super) struct Remark {
     pub(super) what: &'static str,
+    pub(super) much: (&'static str, u64),
     pub(super) words: String,
+}
+
+/// What lies behind the head.
+struct Behind {
+    /// Where the log ends with all of it but a torn rest.
+    end: Head,
+    /// Good rows that are not about to be written.
+    unknown: u64,
+    /// Bytes of good rows that are: a crash came before they were noted.
+    again: u64,
+    /// The newest row of the ledger that is in it, with all before.
+    upto: Option<i64>,
+    /// Something in it does not continue the chain.
+    is_broken: bool,
 }
 
 /// A directory of day files.
@@ -236,11 +257,12 @@ impl Folder {
             self.cut("", 0, &files)?;
             return Ok(Settled {
                 written: None,
-                remark: None,
+                remarks: Vec::new(),
             });
         };
         let found = self.length(&head.file)?;
         if found < head.length {
+            let missing = head.length - found;
             let words = format!(
                 "{} is shorter than it was left: rows are missing (`fullscript-events audit verify`); writing goes on behind them",
                 self.path(&head.file).display()
@@ -250,16 +272,18 @@ impl Folder {
                     head: self.shortened(head)?,
                     upto: None,
                 }),
-                remark: Some(Remark {
+                remarks: vec![Remark {
                     what: "found_shorter",
+                    much: ("bytes", missing),
                     words,
-                }),
+                }],
             });
         }
-        self.behind(key, head, &files, pending)
+        self.settle_behind(key, head, &files, pending)
     }
 
-    /// The head of a log that the ledger knows nothing of: before its first row.
+    /// The head of a log that the ledger knows nothing of: before its first row. It has to begin with row 1, unless a row
+    /// in it says where ([`began`]): else its first days could be taken off together with the ledger's word.
     fn found(&self, key: &Key, files: &[String]) -> Result<Option<Head>, Unwritten> {
         for file in files {
             let path = self.path(file);
@@ -273,7 +297,7 @@ impl Folder {
             let row = key.read(line.trim_ascii_end());
             let row = row.map_err(|_| Unwritten::Foreign(path))?;
             return Ok(Some(Head {
-                begin: row.before.clone(),
+                begin: Link::none(),
                 first: file.clone(),
                 end: row.before,
                 file: file.clone(),
@@ -310,83 +334,108 @@ impl Folder {
         Ok(Head { length, ..head })
     }
 
-    fn behind(
+    fn settle_behind(
         &self,
         key: &Key,
         head: Head,
         files: &[String],
         pending: &[Pending],
     ) -> Result<Settled, Unwritten> {
-        // The rows that are going to be written, and how many of the ledger's are whole with each.
-        let mut next = head.end.clone();
-        let mut coming = pending.iter().flat_map(|row| {
-            let last = row.records.len();
-            (1..)
-                .zip(&row.records)
-                .map(move |(n, record)| (record, (n == last).then_some(row.row)))
-        });
-        let mut reached = head.clone();
-        let (mut known, mut matched, mut bytes, mut upto) = (0_u64, 0_u64, 0_u64, None);
-        let later = |file: &&String| **file >= head.file;
-        'files: for file in files.iter().filter(later) {
-            let path = self.path(file);
-            let from = if *file == head.file { head.length } else { 0 };
-            let mut opened = at(&path, File::open(&path))?;
-            at(&path, opened.seek(SeekFrom::Start(from)))?;
-            let mut lines = BufReader::new(opened);
-            let mut length = from;
-            while let Some(line) = at(&path, next_line(&mut lines))? {
-                let row = line.strip_suffix(b"\n").and_then(|row| key.read(row).ok());
-                let Some(row) = row.filter(|row| row.before == reached.end) else {
-                    break 'files;
-                };
-                if matched == known
-                    && let Some((record, whole)) = coming.next()
-                {
-                    let (ours, link) = key.line(&next, record);
-                    if ours == line {
-                        (matched, next) = (matched + 1, link);
-                        upto = whole.or(upto);
-                    }
-                }
-                known += 1;
-                bytes += line.len() as u64;
-                length += line.len() as u64;
-                reached = Head {
-                    end: row.link,
-                    file: file.clone(),
-                    length,
-                    ..reached
-                };
-            }
-        }
-        // Rows that are about to be written came from a crash in between: they are written again. A chain that goes on
-        // with others is the truth, and the ledger is a backup.
-        let (head, remark) = if known == matched {
-            (head, None)
+        let behind = self.behind(key, &head, files, pending)?;
+        let mut remarks = Vec::new();
+        let mut remark = |what, much, words| remarks.push(Remark { what, much, words });
+        // Rows that are about to be written came from a crash in between: they are written again. Other ones are the
+        // truth, and the ledger is a backup.
+        let (written, again) = if behind.unknown == 0 {
+            (Written { head, upto: None }, behind.again)
         } else {
-            let words = format!(
-                "the audit log has {known} rows more than the ledger knows (was it restored?): it goes on behind them"
+            let rows = behind.unknown;
+            let mut words = format!(
+                "the audit log has {rows} rows more than the ledger knows (was it restored?): it goes on behind them"
             );
-            let what = "found_longer";
-            (reached, Some(Remark { what, words }))
+            if behind.is_broken {
+                words +=
+                    "; not all of them are as they were written (`fullscript-events audit verify`)";
+            }
+            remark("found_longer", ("rows", rows), words);
+            let (head, upto) = (behind.end, behind.upto);
+            (Written { head, upto }, 0)
         };
-        let upto = upto.filter(|_| known != matched);
+        let head = &written.head;
         let cut = self.cut(&head.file, head.length, files)?;
         // Rows that are written again are no loss; the rest is what a crash has torn, or somebody's else.
-        let lost = if known == matched { cut - bytes } else { cut };
-        let remark = remark.or_else(|| {
-            (lost > 0).then(|| Remark {
-                what: "cut",
-                words: format!(
-                    "{lost} bytes behind the end of the audit log, which are no row of it, were cut"
-                ),
-            })
-        });
+        let lost = cut.saturating_sub(again);
+        if lost > 0 {
+            let words = format!(
+                "{lost} bytes behind the end of the audit log, which are no row of it, were cut"
+            );
+            remark("cut", ("bytes", lost), words);
+        }
+        let written = Written {
+            // The last row may have lost its end, and no more than that.
+            head: self.shortened(written.head)?,
+            ..written
+        };
         Ok(Settled {
-            written: Some(Written { head, upto }),
-            remark,
+            written: Some(written),
+            remarks,
         })
+    }
+
+    fn behind(
+        &self,
+        key: &Key,
+        head: &Head,
+        files: &[String],
+        pending: &[Pending],
+    ) -> Result<Behind, Unwritten> {
+        let coming = coming(key, &head.end, pending);
+        let mut behind = Behind {
+            end: head.clone(),
+            unknown: 0,
+            again: 0,
+            upto: None,
+            is_broken: false,
+        };
+        let mut matched = 0;
+        for file in files.iter().filter(|file| **file >= head.file) {
+            let path = self.path(file);
+            let mut length = if *file == head.file { head.length } else { 0 };
+            let mut opened = at(&path, File::open(&path))?;
+            at(&path, opened.seek(SeekFrom::Start(length)))?;
+            let mut lines = BufReader::new(opened);
+            while let Some(line) = at(&path, next_line(&mut lines))? {
+                length += line.len() as u64;
+                let is_torn = line.last() != Some(&b'\n');
+                let Ok(row) = key.read(line.strip_suffix(b"\n").unwrap_or(&line)) else {
+                    if !is_torn {
+                        behind.is_broken = true;
+                        (behind.end.file, behind.end.length) = (file.clone(), length);
+                    }
+                    continue;
+                };
+                match coming.get(&row.link.hash) {
+                    Some((place, whole)) => {
+                        behind.again += line.len() as u64;
+                        if *place == matched {
+                            matched += 1;
+                            behind.upto = whole.or(behind.upto);
+                        }
+                    }
+                    None => behind.unknown += 1,
+                }
+                behind.is_broken |= row.before != behind.end.end;
+                // A row that is there a second time is not where the chain goes on.
+                if row.link.seq > behind.end.end.seq {
+                    if let Some((begin, first)) = begun(&row.record) {
+                        (behind.end.begin, behind.end.first) = (begin, first);
+                    }
+                    behind.end.end = row.link;
+                }
+                (behind.end.file, behind.end.length) = (file.clone(), length);
+            }
+        }
+        Ok(behind)
     }
 
     /// Cuts what lies behind the end, which is so far in this file; gives how many bytes.
@@ -452,6 +501,45 @@ impl Folder {
         }
         Ok(removed)
     }
+}
+
+/// The rows that are about to be written behind `end`, by their hashes: the place of each among them, and the ledger's row
+/// that is whole with it.
+fn coming(key: &Key, end: &Link, pending: &[Pending]) -> HashMap<String, (usize, Option<i64>)> {
+    let mut end = end.clone();
+    let records = pending.iter().flat_map(|row| {
+        let last = row.records.len();
+        (1..)
+            .zip(&row.records)
+            .map(move |(n, record)| (record, (n == last).then_some(row.row)))
+    });
+    let places = records.enumerate().map(|(place, (record, whole))| {
+        let (_, link) = key.line(&end, record);
+        end = link;
+        (end.hash.clone(), (place, whole))
+    });
+    places.collect()
+}
+
+/// Says in the chain itself where it begins now. A ledger that does not know, a lost one or a backup, learns it from there.
+pub(super) fn began(record: Record, head: &Head) -> Record {
+    record
+        .note("what", BEGAN)
+        .note("day", day_of(&head.first).unwrap_or_default())
+        .note("behind", head.begin.seq)
+        .note("hash", &head.begin.hash)
+}
+
+/// What [`began`] said: what the first row continues, and its file.
+fn begun(record: &Record) -> Option<(Link, String)> {
+    if record.action != Action::Config || record.noted("what") != Some(BEGAN) {
+        return None;
+    }
+    let begin = Link {
+        seq: record.noted("behind")?.parse().ok()?,
+        hash: record.noted("hash")?.to_owned(),
+    };
+    Some((begin, name_of(record.noted("day")?)))
 }
 
 /// A line with its end, if it has one; what is too long is no row, and comes in pieces.

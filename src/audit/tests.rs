@@ -304,7 +304,15 @@ fn a_restored_ledger_goes_on_behind_what_the_log_has() {
     log.carry();
     let found = log.verify();
     // Also that it was found longer.
-    assert_eq!((found.broken, found.rows), (None, 9));
+    assert_eq!((&found.broken, found.rows), (&None, 9));
+    let remarks = |found: &Found| {
+        let what = found
+            .remarks
+            .iter()
+            .map(|row| row.record.noted("what").unwrap().to_owned());
+        what.collect::<Vec<_>>()
+    };
+    assert_eq!(remarks(&found), ["found_longer"]);
     assert!(
         String::from_utf8(log.lines(1).concat())
             .unwrap()
@@ -317,6 +325,112 @@ fn a_restored_ledger_goes_on_behind_what_the_log_has() {
     log.carry();
     let found = log.verify();
     assert_eq!((found.broken, found.rows), (None, 10));
+
+    // A tail that goes with the ledger's word leaves no other trace than this.
+    let mut lines = log.lines(1);
+    lines.truncate(2);
+    log.write(1, &lines);
+    lose_head(&mut log, None);
+    let found = log.verify();
+    assert_eq!((&found.broken, found.rows), (&None, 8));
+    assert_eq!(remarks(&found), ["found_longer"]);
+}
+
+/// A ledger that lost its head, or has an old one.
+fn lose_head(log: &mut Log, head: Option<&[u8]>) {
+    log.ledger()
+        .execute("UPDATE audit SET head = ?1", [head])
+        .unwrap();
+    log.restart();
+    log.carry();
+}
+
+fn head(log: &Log) -> Vec<u8> {
+    log.ledger()
+        .query_row("SELECT head FROM audit", (), |row| row.get(0))
+        .unwrap()
+}
+
+#[test]
+fn no_good_row_is_cut_whatever_lies_before_it() {
+    for is_lost in [true, false] {
+        let mut log = Log::of_days(1);
+        let old = head(&log);
+        for _ in 0..2 {
+            log.clock.advance(DAY.to_std().unwrap());
+            log.note(3);
+            log.carry();
+        }
+        // A row in the middle is not as it was written; and a torn rest.
+        let mut lines = log.lines(1);
+        lines[1][20] ^= 1;
+        log.write(1, &lines);
+        let mut last = log.lines(2);
+        last.push(b"{\"timestamp".to_vec());
+        log.write(2, &last);
+        last.pop();
+        lose_head(&mut log, (!is_lost).then_some(&old));
+        assert_eq!(log.lines(1), lines);
+        assert_eq!(log.lines(2)[..3], last);
+        let told = String::from_utf8(log.lines(2)[3..].concat()).unwrap();
+        assert!(told.contains("#what=found_longer;rows="), "{told}");
+        assert!(told.contains("#what=cut;bytes=11"), "{told}");
+        assert_eq!(log.broken(), Some((1, 2, 5, Wrong::Changed)));
+        // Also what is written now stays, the next time.
+        lose_head(&mut log, None);
+        assert_eq!(log.lines(2).len(), 6);
+    }
+}
+
+#[test]
+fn what_lies_behind_a_gap_is_kept_when_the_ledger_is_lost() {
+    let mut log = Log::of_days(1);
+    let mut lines = log.lines(0);
+    lines.pop();
+    log.write(0, &lines);
+    log.restart();
+    log.note(3);
+    log.carry();
+    let written = log.lines(0);
+    lose_head(&mut log, None);
+    assert_eq!(log.lines(0)[..written.len()], written);
+    assert_eq!(log.broken(), Some((0, 3, 4, Wrong::Missing(1))));
+}
+
+#[test]
+fn a_last_row_that_lost_its_end_is_kept() {
+    let mut log = Log::of_days(1);
+    let mut lines = log.lines(0);
+    lines[2].pop();
+    log.write(0, &lines);
+    lose_head(&mut log, None);
+    assert_eq!((log.broken(), log.verify().rows), (None, 4));
+}
+
+#[test]
+fn first_days_that_were_taken_with_the_ledgers_word_are_missed() {
+    let mut log = Log::of_days(3);
+    fs::remove_file(&log.files()[0]).unwrap();
+    lose_head(&mut log, None);
+    assert_eq!(log.broken(), Some((0, 1, 4, Wrong::Missing(3))));
+}
+
+#[test]
+fn a_ledger_that_does_not_know_where_the_log_begins_learns_it_from_the_log() {
+    for is_lost in [true, false] {
+        let mut log = Log::of_days(5);
+        let old = head(&log);
+        log.clock.advance(DAY.to_std().unwrap());
+        log.note(3);
+        log.carry();
+        log.runtime.block_on(log.audit.expire(log.clock.now()));
+        lose_head(&mut log, (!is_lost).then_some(&old));
+        assert_eq!(log.broken(), None);
+        assert_eq!(log.verify().span.unwrap().0, 7);
+        fs::remove_file(&log.files()[0]).unwrap();
+        lose_head(&mut log, None);
+        assert_eq!(log.broken(), Some((0, 1, 10, Wrong::Missing(3))));
+    }
 }
 
 #[test]
@@ -367,7 +481,8 @@ fn days_go_when_they_were_kept_long_enough_and_the_rest_is_whole() {
     // Three days, and today.
     assert_eq!(log.files().len(), 4);
     let found = log.verify();
-    assert_eq!((found.broken, found.span), (None, Some((7, 18))));
+    // And that it begins there now.
+    assert_eq!((found.broken, found.span), (None, Some((7, 19))));
     // Now one that was not kept long enough.
     fs::remove_file(&log.files()[0]).unwrap();
     assert_eq!(log.broken(), Some((0, 1, 10, Wrong::Missing(3))));

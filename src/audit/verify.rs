@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::chain::{Key, Link, Row};
 use super::folder::{Folder, Unwritten, next_line};
+use super::record::{Action, Record};
 use super::rows::{Head, Standing};
 use crate::store::Store;
 
@@ -80,6 +81,16 @@ pub struct Found {
     pub span: Option<(u64, u64)>,
     /// What is wrong, if something is.
     pub broken: Option<Broken>,
+    /// Good rows that say that the log itself was not as it was left: somebody should know why.
+    pub remarks: Vec<Row>,
+}
+
+/// What the writer says of the log itself, where a person should look.
+const REMARKS: [&str; 4] = ["found_longer", "found_shorter", "cut", "records_lost"];
+
+fn is_remark(record: &Record) -> bool {
+    let what = record.noted("what");
+    record.action == Action::Config && what.is_some_and(|what| REMARKS.contains(&what))
 }
 
 /// Why nothing can be said.
@@ -116,6 +127,7 @@ pub fn walk(
             rows: 0,
             span: None,
             broken: None,
+            remarks: Vec::new(),
         },
     }
     .through(standing.head.as_ref())
@@ -160,7 +172,10 @@ impl<F: FnMut(&Row)> Walk<F> {
                 match row {
                     Some(row) if row.before == end => {
                         (self.each)(&row);
-                        end = row.link;
+                        end = row.link.clone();
+                        if is_remark(&row.record) {
+                            self.found.remarks.push(row);
+                        }
                         self.found.rows += 1;
                         let first = self.found.span.map_or(end.seq, |(first, _)| first);
                         self.found.span = Some((first, end.seq));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::folder::Unwritten;
+use super::folder::{Unwritten, began};
 use super::record::{Action, Record};
 use super::rows::{self, Attested};
 use super::{Actor, Audit, Inner};
@@ -114,11 +114,11 @@ impl Audit {
         let Some(inner) = &self.0 else {
             return;
         };
-        let turn = inner.turn.lock().await;
+        let mut turn = inner.turn.lock().await;
         if !turn.settled {
             return;
         }
-        match inner.expire(now).await {
+        match inner.expire(&mut turn, now).await {
             Ok(0) => {}
             Ok(days) => tracing::info!(
                 days,
@@ -161,16 +161,16 @@ impl Inner {
             }
             turn.settled = false;
             let this = Arc::clone(self);
-            let (written, remark) = if is_first {
+            let (written, remarks) = if is_first {
                 let settled =
                     blocking(move || this.folder.settle(&this.key, head.as_ref(), &pending))
                         .await?;
-                (settled.written, settled.remark)
+                (settled.written, settled.remarks)
             } else {
                 blocking(move || {
                     let written = this.folder.append(&this.key, head.as_ref(), &pending)?;
                     crate::crash::point("audit.after_write");
-                    Ok((written, None))
+                    Ok((written, Vec::new()))
                 })
                 .await?
             };
@@ -178,10 +178,17 @@ impl Inner {
                 rows::carried(&self.store, &written.head, written.upto).await?;
             }
             turn.settled = true;
-            if let Some(remark) = remark {
+            let is_as_left = remarks.is_empty();
+            for remark in &remarks {
                 tracing::warn!("{}", remark.words);
-                let record = Record::new(&Actor::Daemon, Action::Config, self.clock.now());
-                let attested = Attested::of(&[record.note("what", remark.what)]);
+            }
+            let remarks = remarks.iter().map(|remark| {
+                Record::new(&Actor::Daemon, Action::Config, self.clock.now())
+                    .note("what", remark.what)
+                    .note(remark.much.0, remark.much.1)
+            });
+            let attested = Attested::of(&remarks.collect::<Vec<_>>());
+            if !is_as_left {
                 self.store.write(move |c| attested.insert(c)).await?;
             } else if !is_first && waiting < BATCH {
                 // What has come meanwhile waits for company: each batch waits for the disk twice.
@@ -235,7 +242,11 @@ impl Inner {
         false
     }
 
-    async fn expire(self: &Arc<Self>, now: DateTime<Utc>) -> Result<usize, Failed> {
+    async fn expire(
+        self: &Arc<Self>,
+        turn: &mut Turn,
+        now: DateTime<Utc>,
+    ) -> Result<usize, Failed> {
         let Ok(keep) = TimeDelta::from_std(self.settings.keep) else {
             return Ok(0);
         };
@@ -252,11 +263,16 @@ impl Inner {
             Some(begin) => {
                 // First where the log begins, then the files: the other way round a crash would look like a theft.
                 rows::carried(&self.store, &begin, None).await?;
+                let record = Record::new(&Actor::Daemon, Action::Config, now);
+                let attested = Attested::of(&[began(record, &begin)]);
+                self.store.write(move |c| attested.insert(c)).await?;
                 crate::crash::point("audit.before_removal");
                 begin
             }
             None => head,
         };
+        // The chain says so too before they go, or a ledger that is lost takes the proof along.
+        self.carry_all(turn).await?;
         let this = Arc::clone(self);
         blocking(move || this.folder.remove_before(&head)).await
     }

@@ -7,7 +7,7 @@ use super::super::session::state_failure;
 use super::super::{CommandResult, Exit};
 use super::Session;
 use crate::audit::verify::{Broken, Found};
-use crate::audit::{self, Standing};
+use crate::audit::{self, Row, Standing};
 
 /// The version of what `--json` prints.
 const SCHEMA: u32 = 1;
@@ -15,7 +15,9 @@ const SCHEMA: u32 = 1;
 /// Arguments of `audit verify`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit code 0: every row is as it was written. 3: one is not; it is named, with its file, line and number."
+    after_help = "Exit code 0: every row that the ledger knows of is as it was written. 3: one is not; it is named, with its file, line and \
+                  number.\n\nRows that say that the log itself was not as it was left (a lost or restored ledger, a crash, a cut) are \
+                  printed as `Look at row ...` and change no exit code: of each somebody should know why."
 )]
 pub(super) struct Args {
     /// Print one JSON object.
@@ -69,6 +71,9 @@ fn text(session: &Session, found: &Found) -> String {
             lines.push(format!("Good up to there: {of}."));
         }
     }
+    for row in &found.remarks {
+        lines.push(format!("Look at row {}: {}", row.link.seq, remark(row)));
+    }
     let waiting = session.standing.waiting;
     if waiting > 0 {
         lines.push(format!(
@@ -97,6 +102,31 @@ pub(super) fn words(broken: &Broken) -> String {
     format!("{}, line {line}, row {seq}: {wrong}", file.display())
 }
 
+/// A row about the log itself, in words.
+fn remark(row: &Row) -> String {
+    let record = &row.record;
+    let much = |key| record.noted(key).unwrap_or("some").to_owned();
+    let words = match record.noted("what") {
+        Some("found_longer") => format!(
+            "the ledger did not know {} rows that were in the log, as after a restore or a loss of the ledger; \
+             whether there were more, nothing here can say",
+            much("rows")
+        ),
+        Some("found_shorter") => {
+            format!("{} bytes were missing at the end of the log", much("bytes"))
+        }
+        Some("cut") => format!(
+            "{} bytes behind the end, which were no row, were cut, as after a crash",
+            much("bytes")
+        ),
+        _ => format!(
+            "{} records were lost, as the log could not be written for too long",
+            much("lost")
+        ),
+    };
+    format!("at {}, {words}.", record.timestamp)
+}
+
 fn json_of(session: &Session, found: &Found) -> Value {
     json!({
         "schema": SCHEMA,
@@ -114,6 +144,12 @@ fn json_of(session: &Session, found: &Found) -> Value {
             "wrong": broken.wrong.as_str(),
             "words": broken.wrong.to_string(),
         })),
+        "remarks": found.remarks.iter().map(|row| json!({
+            "seq": row.link.seq,
+            "timestamp": row.record.timestamp,
+            "what": row.record.noted("what"),
+            "words": remark(row),
+        })).collect::<Vec<_>>(),
         "trouble": session.standing.trouble.as_ref().map(|(trouble, since)| json!({
             "words": trouble,
             "since": iso(*since),

@@ -43,7 +43,7 @@ use polls::Polls;
 pub use chain::{Link, Row};
 pub use folder::Unwritten;
 pub use record::{Action, Actor, Record};
-pub use rows::{Attested, Head, Standing, standing};
+pub use rows::{Attested, Damaged, Head, Standing, standing};
 
 /// The log, as all parts share it: cheap to clone.
 #[derive(Clone, Default)]
@@ -63,6 +63,8 @@ struct Inner {
     blocked: AtomicBool,
     /// One carries at a time.
     turn: tokio::sync::Mutex<writer::Turn>,
+    /// So many bytes of records may wait where the log need not be written.
+    most_waiting: i64,
 }
 
 impl Audit {
@@ -91,6 +93,7 @@ impl Audit {
                 wake: Notify::new(),
                 blocked: AtomicBool::new(settings.required),
                 turn: tokio::sync::Mutex::default(),
+                most_waiting: writer::MOST_WAITING,
             })
         }))
     }

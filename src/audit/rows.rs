@@ -77,7 +77,7 @@ pub(super) struct Pending {
 /// Of the log as the ledger knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// How far it is; `None` before its first row.
+    /// How far it is; `None` before its first row, and where that is damaged.
     pub head: Option<Head>,
     /// How many records wait to be written.
     pub waiting: u64,
@@ -85,26 +85,36 @@ pub struct Standing {
     pub trouble: Option<(String, DateTime<Utc>)>,
 }
 
-fn unseal(sealer: &Sealer, sealed: Option<Vec<u8>>) -> rusqlite::Result<Option<Head>> {
+/// What the ledger holds of the log and does not open. It does not mend by itself: a person has to know.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Damaged {
+    /// The head.
+    #[error(
+        "the ledger's note of where the log ends is damaged: restore the ledger from a backup, or give the note up (docs/audit.md, \"Damage in the ledger\")"
+    )]
+    Head,
+    /// Records that wait, in this row.
+    #[error(
+        "row {0} of the records that wait in the ledger (audit_pending) is damaged: restore the ledger from a backup, or give the row up \
+         (docs/audit.md, \"Damage in the ledger\")"
+    )]
+    Records(i64),
+}
+
+fn unseal(sealer: &Sealer, sealed: Option<Vec<u8>>) -> Result<Option<Head>, Damaged> {
     let Some(sealed) = sealed else {
         return Ok(None);
     };
     let opened = sealer.open(PLACE, &sealed).ok();
     let head = opened.and_then(|opened| serde_json::from_slice(opened.bytes()).ok());
-    head.map(Some).ok_or_else(|| {
-        rusqlite::Error::FromSqlConversionFailure(
-            0,
-            rusqlite::types::Type::Blob,
-            "the ledger holds a head of the audit log that is damaged".into(),
-        )
-    })
+    head.map(Some).ok_or(Damaged::Head)
 }
 
 /// The head and the oldest records that wait, at most about `bytes` of them.
 pub(super) async fn next(
     store: &Store,
     bytes: usize,
-) -> Result<(Option<Head>, Vec<Pending>), Unavailable> {
+) -> Result<Result<(Option<Head>, Vec<Pending>), Damaged>, Unavailable> {
     let sealer = store.sealer().clone();
     store
         .read(move |c| {
@@ -116,34 +126,28 @@ pub(super) async fn next(
             while taken < bytes
                 && let Some(row) = waiting.next()?
             {
-                let lines: String = row.get(1)?;
+                let (number, lines) = (row.get(0)?, row.get_ref(1)?.as_bytes()?);
+                let Some(records) = records(lines) else {
+                    return Ok(Err(Damaged::Records(number)));
+                };
                 taken += lines.len();
                 pending.push(Pending {
-                    row: row.get(0)?,
+                    row: number,
                     bytes: lines.len(),
-                    records: records(&lines)?,
+                    records,
                 });
             }
             let head = c
                 .prepare_cached("SELECT head FROM audit")?
                 .query_row((), |row| row.get(0))?;
-            Ok((unseal(&sealer, head)?, pending))
+            Ok(unseal(&sealer, head).map(|head| (head, pending)))
         })
         .await
 }
 
-fn records(lines: &str) -> rusqlite::Result<Vec<Record>> {
-    lines
-        .lines()
-        .map(serde_json::from_str)
-        .collect::<Result<_, _>>()
-        .map_err(|_| {
-            rusqlite::Error::FromSqlConversionFailure(
-                1,
-                rusqlite::types::Type::Text,
-                "the ledger holds a record of the audit log that is damaged".into(),
-            )
-        })
+fn records(lines: &[u8]) -> Option<Vec<Record>> {
+    let lines = std::str::from_utf8(lines).ok()?.lines();
+    lines.map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// The log is so far now, and the records up to this row are in it.
@@ -222,7 +226,9 @@ pub(super) async fn let_go(
             };
             let lines = c
                 .prepare_cached("SELECT records FROM audit_pending WHERE row <= ?1")?
-                .query_map([last], |row| row.get::<_, String>(0))?
+                .query_map([last], |row| {
+                    Ok(String::from_utf8_lossy(row.get_ref(0)?.as_bytes()?).into_owned())
+                })?
                 .collect::<rusqlite::Result<Vec<_>>>()?;
             let mut lost = 0;
             for record in lines.iter().flat_map(|lines| lines.lines()) {
@@ -254,10 +260,14 @@ pub async fn standing(store: &Store) -> Result<Standing, Unavailable> {
                 .query_row((), |row| {
                     let (trouble, at): (Option<String>, Option<i64>) = (row.get(1)?, row.get(2)?);
                     let at = at.and_then(DateTime::from_timestamp_millis).unwrap_or_default();
+                    let (head, damaged) = match unseal(&sealer, row.get(0)?) {
+                        Ok(head) => (head, None),
+                        Err(damaged) => (None, Some(damaged.to_string())),
+                    };
                     Ok(Standing {
-                        head: unseal(&sealer, row.get(0)?)?,
+                        head,
                         waiting,
-                        trouble: trouble.map(|trouble| (trouble, at)),
+                        trouble: damaged.or(trouble).map(|trouble| (trouble, at)),
                     })
                 })
         })

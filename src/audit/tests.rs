@@ -532,6 +532,40 @@ fn what_cannot_be_written_waits_and_only_where_it_is_required_does_it_hold_back(
 }
 
 #[test]
+fn damage_in_the_ledger_is_told_and_what_waits_stays_bounded() {
+    for (damage, word) in [
+        ("UPDATE audit SET head = x'00'", "where the log ends"),
+        ("UPDATE audit_pending SET records = '{'", "audit_pending"),
+        (
+            "UPDATE audit_pending SET records = CAST(x'ff' AS TEXT)",
+            "audit_pending",
+        ),
+    ] {
+        for required in [false, true] {
+            let mut log = Log::begin(required);
+            log.note(1);
+            log.carry();
+            log.note(1);
+            log.ledger().execute(damage, ()).unwrap();
+            log.note(10);
+            let inner = Arc::get_mut(log.audit.0.as_mut().unwrap()).unwrap();
+            inner.most_waiting = 1;
+            log.carry();
+            assert_eq!(log.audit.holds_back(), required, "{damage}");
+            let standing = log.runtime.block_on(standing(log.owner.store())).unwrap();
+            let (trouble, since) = standing.trouble.unwrap();
+            assert!(trouble.contains(word) && trouble.contains("docs/audit.md"));
+            assert_eq!(since, log.clock.now());
+            let waiting: i64 = log
+                .ledger()
+                .query_row("SELECT count(*) FROM audit_pending", (), |row| row.get(0))
+                .unwrap();
+            assert_eq!(waiting, if required { 2 } else { 1 }, "{damage}");
+        }
+    }
+}
+
+#[test]
 fn a_log_whose_directory_is_gone_is_missed_before_anything_is_written() {
     let mut log = Log::begin(true);
     log.note(1);

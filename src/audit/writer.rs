@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::folder::{Unwritten, began};
 use super::record::{Action, Record};
-use super::rows::{self, Attested};
+use super::rows::{self, Attested, Damaged};
 use super::{Actor, Audit, Inner};
 use crate::store::Unavailable;
 
@@ -22,7 +22,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// About so much is carried at once: bounds memory.
 const BATCH: usize = 4 << 20;
 /// So much may wait of a log that cannot be written and need not be.
-const MOST_WAITING: i64 = 256 << 20;
+pub(super) const MOST_WAITING: i64 = 256 << 20;
 
 /// Held by who carries.
 #[derive(Default)]
@@ -37,6 +37,13 @@ pub(super) struct Turn {
 enum Failed {
     Files(Unwritten),
     Ledger(Unavailable),
+    Damaged(Damaged),
+}
+
+impl From<Damaged> for Failed {
+    fn from(error: Damaged) -> Self {
+        Self::Damaged(error)
+    }
 }
 
 impl From<Unavailable> for Failed {
@@ -127,6 +134,9 @@ impl Audit {
             Err(Failed::Files(error)) => {
                 tracing::warn!("{error}: old days of the audit log are removed later");
             }
+            Err(Failed::Damaged(error)) => {
+                tracing::warn!("{error}: old days of the audit log are removed later");
+            }
             Err(Failed::Ledger(error)) => {
                 tracing::debug!(%error, "old days of the audit log are removed later");
             }
@@ -149,7 +159,7 @@ impl Inner {
 
     async fn carry_all(self: &Arc<Self>, turn: &mut Turn) -> Result<(), Failed> {
         loop {
-            let (head, pending) = rows::next(&self.store, BATCH).await?;
+            let (head, pending) = rows::next(&self.store, BATCH).await??;
             let (is_first, is_idle) = (!turn.settled, pending.is_empty());
             let waiting: usize = pending.iter().map(|row| row.bytes).sum();
             if !is_first && is_idle {
@@ -200,6 +210,7 @@ impl Inner {
     /// Says once that the log cannot be written, and once that it can again; gives whether it can.
     async fn tell(&self, turn: &mut Turn, carried: Result<(), Failed>) -> bool {
         let now = self.clock.now();
+        let mut hint = String::new();
         let error = match carried {
             Ok(()) => {
                 self.blocked.store(false, Ordering::Relaxed);
@@ -214,7 +225,12 @@ impl Inner {
                 tracing::debug!(%error, "the audit log waits for the ledger");
                 return false;
             }
-            Err(Failed::Files(error)) => error.to_string(),
+            Err(Failed::Files(error)) => {
+                hint = format!(" (`df -h`, `ls -ld {}`)", self.settings.directory.display());
+                error.to_string()
+            }
+            // Unlike a ledger that cannot be read at all, nobody else misses it: it would wait for ever.
+            Err(Failed::Damaged(error)) => error.to_string(),
         };
         self.blocked
             .store(self.settings.required, Ordering::Relaxed);
@@ -224,10 +240,7 @@ impl Inner {
             } else {
                 "its records wait in the ledger"
             };
-            tracing::error!(
-                "the audit log cannot be written: {error}; {then} (`df -h`, `ls -ld {}`)",
-                self.settings.directory.display()
-            );
+            tracing::error!("the audit log cannot be written: {error}; {then}{hint}");
             drop(rows::note_trouble(&self.store, Some(error.clone()), now).await);
             turn.told = Some(error);
         }
@@ -237,7 +250,7 @@ impl Inner {
                     .note("what", "records_lost")
                     .note("lost", lost)
             };
-            drop(rows::let_go(&self.store, MOST_WAITING, lost).await);
+            drop(rows::let_go(&self.store, self.most_waiting, lost).await);
         }
         false
     }
@@ -254,7 +267,7 @@ impl Inner {
             return Ok(0);
         };
         let oldest = oldest.format("%Y-%m-%d").to_string();
-        let (Some(head), _) = rows::next(&self.store, 0).await? else {
+        let (Some(head), _) = rows::next(&self.store, 0).await?? else {
             return Ok(0);
         };
         let (this, before) = (Arc::clone(self), head.clone());

@@ -385,7 +385,8 @@ impl Ledger {
     }
 }
 
-/// The attempts of these have ended too: with the daemon. What their sink has found out says how.
+/// The attempts of these have ended too: with the daemon. What their sink has found out says how. What nobody claimed (see
+/// `restore`) was only looked for.
 fn attest_orphans(
     c: &Connection,
     audit: &Audit,
@@ -398,7 +399,7 @@ fn attest_orphans(
     }
     let mut of = c.prepare_cached(
         "SELECT clinic, e.id, name, attempts FROM delivery d JOIN event e USING (event) JOIN sink USING (sink)
-           JOIN lane l ON l.lane = d.lane WHERE delivery = ?1 AND d.sink = ?2 AND d.state = 'claimed'",
+           JOIN lane l ON l.lane = d.lane WHERE delivery = ?1 AND d.sink = ?2 AND d.state = 'claimed' AND d.epoch > 0",
     )?;
     let adopted = resumed.adopted.iter().map(|delivery| (delivery, "yes"));
     let absent = resumed.absent.iter().map(|delivery| (delivery, "not_sent"));

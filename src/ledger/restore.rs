@@ -7,7 +7,8 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::Connection;
 
-use super::{Ledger, SinkId, at, frames, ms, numbers, parked};
+use super::{Ledger, SinkId, at, attest, frames, ms, numbers, parked};
+use crate::audit::Audit;
 use crate::store::Unavailable;
 
 /// Fullscript's clock, which dates events, may be ahead of ours by so much.
@@ -41,12 +42,16 @@ impl Ledger {
         exact: Vec<SinkId>,
         now: DateTime<Utc>,
     ) -> Result<Option<Restored>, Unavailable> {
-        self.store.write(move |c| wake(c, &exact, now)).await
+        let audit = self.audit.clone();
+        self.store
+            .write(move |c| wake(c, &audit, &exact, now))
+            .await
     }
 }
 
 fn wake(
     c: &Connection,
+    audit: &Audit,
     exact: &[SinkId],
     now: DateTime<Utc>,
 ) -> rusqlite::Result<Option<Restored>> {
@@ -64,11 +69,14 @@ fn wake(
         (alive_at, ms(now + AHEAD)),
     )?;
     let exact = numbers(exact.iter().map(|sink| sink.0));
+    // Owner 0 is nobody: what was queued has no attempt that could have ended.
     let looked_for = c.execute(
-        "UPDATE delivery SET state = 'claimed', epoch = coalesce(epoch, 0)
+        "UPDATE delivery SET epoch = CASE state WHEN 'queued' THEN 0 ELSE coalesce(epoch, 0) END, state = 'claimed'
          WHERE (state = 'queued' OR state = 'claimed') AND sink IN rarray(?1)",
         [&exact],
     )?;
+    let held = ("d.sink NOT IN rarray(?1)", [&exact]);
+    attest::left(c, audit, held, "after_restore", now)?;
     let held = c.execute(
         "UPDATE delivery SET state = 'held', reason = ?1, settled_at = ?2
          WHERE (state = 'queued' OR state = 'claimed' OR state = 'parked') AND sink NOT IN rarray(?3)",

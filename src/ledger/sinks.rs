@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::parked::{self, PausedClinic};
 use super::query::{state, time};
-use super::{Ledger, Query, SinkId, ms, numbers, order, outbox, output, treatments};
+use super::{Ledger, Query, SinkId, attest, ms, numbers, order, outbox, output, treatments};
 use crate::breaker::{Breaker, Outage};
 use crate::domain::{DeliveryState, OrderBy, Parked, SinkName};
 use crate::store::Unavailable;
@@ -296,11 +296,20 @@ impl Query {
         to: SinkName,
         now: DateTime<Utc>,
     ) -> Result<Option<Reassigned>, Unavailable> {
+        let audit = self.audit.clone();
         self.store
             .write(move |c| {
-                number_of(c, &from)?
-                    .map(|from| reassign(c, from, &to, now))
-                    .transpose()
+                let Some(old) = number_of(c, &from)? else {
+                    return Ok(None);
+                };
+                attest::left(c, &audit, ("d.sink = ?1", [old.0]), "reassign", now)?;
+                let reassigned = reassign(c, old, &to, now)?;
+                let deliveries = match reassigned {
+                    Reassigned::Renamed { waiting } => waiting,
+                    Reassigned::Moved { moved, known } => moved + known,
+                };
+                attest::backlog(c, &audit, (&from, "sinks reassign", deliveries), now)?;
+                Ok(Some(reassigned))
             })
             .await
     }
@@ -308,14 +317,16 @@ impl Query {
     /// Gives up what waits, is held or dead of a sink: it is skipped. Gives how much. Only while nobody delivers.
     pub async fn forget_sink(
         &self,
-        sink: String,
+        name: String,
         now: DateTime<Utc>,
     ) -> Result<Option<u64>, Unavailable> {
+        let audit = self.audit.clone();
         self.store
             .write(move |c| {
-                let Some(sink) = number_of(c, &sink)? else {
+                let Some(sink) = number_of(c, &name)? else {
                     return Ok(None);
                 };
+                attest::left(c, &audit, ("d.sink = ?1", [sink.0]), "forget", now)?;
                 let events: Vec<i64> = c
                     .prepare_cached(&format!(
                         "UPDATE delivery SET state = 'skipped', settled_at = ?1, reason = 'the sink was removed by a person'
@@ -327,6 +338,7 @@ impl Query {
                 c.execute("DELETE FROM paused_clinic WHERE sink = ?1", [sink.0])?;
                 treatments::forget_sink(c, sink.0)?;
                 let count = events.len() as u64;
+                attest::backlog(c, &audit, (&name, "sinks forget", count), now)?;
                 let events = numbers(events);
                 outbox::forget_bodies(c, &events)?;
                 output::forget_of(c, &events)?;

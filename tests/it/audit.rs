@@ -321,6 +321,69 @@ async fn who_runs_a_command_is_named_and_what_was_done() {
     );
 }
 
+/// The deliveries of a sink as a crash leaves them: one is claimed, and its attempt was never recorded.
+fn leave_one_claimed(world: &World, sink: &str) {
+    let c = rusqlite::Connection::open(world.ledger_path()).unwrap();
+    let changed = c.execute(
+        "UPDATE delivery SET state = 'claimed', attempts = attempts + 1, epoch = 1 WHERE delivery =
+           (SELECT min(delivery) FROM delivery JOIN sink USING (sink) WHERE name = ?1)",
+        [sink],
+    );
+    assert_eq!(changed, Ok(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_ends_with_its_sink_is_recorded_and_who_ended_it() {
+    for (args, found) in [
+        (&["sinks", "forget", "hook", "--yes"][..], "forget"),
+        (&["sinks", "reassign", "hook", "log"], "reassign"),
+    ] {
+        let hook = Receiver::start(Answer::Status(200)).await;
+        let world = world(audited(&hook.sink(""))).await;
+        assert!(world.run(&ONCE).status.success());
+        leave_one_claimed(&world, "hook");
+        world.write_config(&audited(""));
+        let output = world.run(args);
+        assert!(output.status.success(), "{output:?}");
+        assert!(world.run(&ONCE).status.success());
+        world.assert_each_attempt_is_audited();
+        world.assert_whole();
+        let rows = world.audit_rows();
+        let left = rows.iter().find(|row| note(row, "found") == Some(found));
+        assert_eq!(note(left.unwrap(), "outcome"), Some("doubt"));
+        let person = rows.iter().find(|row| row["action"] == "resend").unwrap();
+        assert_eq!(person["sink"], "hook");
+        assert!(person["actor"].as_str().unwrap().starts_with("user:"));
+        let command = format!("sinks {found}#deliveries=1");
+        assert_eq!(person["path"], command.as_str());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restore_attempts_that_were_are_recorded_and_no_others() {
+    let hook = Receiver::start(Answer::Status(200)).await;
+    let world = world(audited(&hook.sink(""))).await;
+    assert!(world.run(&ONCE).status.success());
+    leave_one_claimed(&world, "hook");
+    let c = rusqlite::Connection::open(world.ledger_path()).unwrap();
+    c.execute_batch(
+        "UPDATE delivery SET state = 'queued', due_at = 0 WHERE sink = (SELECT sink FROM sink WHERE name = 'log');
+         UPDATE instance SET restored = 1",
+    )
+    .unwrap();
+    drop(c);
+    let output = world.run(&ONCE);
+    // Their bodies are gone, and may have to be fetched again later.
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{output:?}");
+    world.assert_each_attempt_is_audited();
+    let rows = world.audit_rows();
+    let found = |found: &str| {
+        let rows = rows.iter().filter(|row| note(row, "found") == Some(found));
+        rows.count()
+    };
+    assert_eq!((found("after_restore"), found("at_start")), (1, 0));
+}
+
 /// Reads each line as an `AuditEvent`, and makes sure that it would refuse one without what R4 requires.
 const VALIDATE: &str = r#"
 import json, sys

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::super::output::{self, deliveries, print};
-use super::super::session::{state_failure, unknown};
+use super::super::session::{audit_of_user, state_failure, unknown};
 use super::super::{CommandResult, Exit, Failure, configured, on_runtime};
 use crate::app;
 use crate::clock::{Clock as _, SystemClock};
@@ -16,7 +16,8 @@ use crate::ledger::{Query, Reassigned, SinkRow};
 fn taken(config: &Config) -> Result<(crate::store::Owner, Query), Failure> {
     drop(app::open_store(config)?);
     let owner = app::take_ownership(config)?;
-    let query = Query::new(owner.store().clone());
+    let audit = audit_of_user(config, owner.store());
+    let query = Query::new(owner.store().clone()).audited(audit);
     Ok((owner, query))
 }
 

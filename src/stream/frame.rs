@@ -70,11 +70,14 @@ impl Text {
         self.bytes.slice(self.json.clone())
     }
 
-    fn new(kind: &str, cursor: &str, wire: &impl Serialize) -> Self {
+    fn new(kind: &str, cursor: Option<&str>, wire: &impl Serialize) -> Self {
         // Fails for no value of these types; an empty object would be seen at once.
         let json = serde_json::to_vec(wire).unwrap_or_else(|_| b"{}".to_vec());
         let mut bytes = BytesMut::with_capacity(json.len() + 64);
-        bytes.extend_from_slice(format!("id: {cursor}\nevent: {kind}\ndata: ").as_bytes());
+        if let Some(cursor) = cursor {
+            bytes.extend_from_slice(format!("id: {cursor}\n").as_bytes());
+        }
+        bytes.extend_from_slice(format!("event: {kind}\ndata: ").as_bytes());
         let start = bytes.len();
         // A raw newline can only stand between tokens of what the vendor wrote; in SSE it would end the line.
         bytes.extend(json.iter().map(|byte| match byte {
@@ -134,7 +137,7 @@ impl Frame {
             metadata: (!metadata.is_empty()).then_some(metadata),
             entity: None,
         };
-        let ids = Text::new("event", &cursor, &wire);
+        let ids = Text::new("event", Some(&cursor), &wire);
         let entity = body.and_then(|body| native::data(body).ok());
         let entity = entity.and_then(|data| serde_json::from_str::<&RawValue>(data).ok());
         let full = entity.map(|entity| {
@@ -142,7 +145,7 @@ impl Frame {
                 entity: Some(entity),
                 ..wire
             };
-            Text::new("event", &cursor, &wire)
+            Text::new("event", Some(&cursor), &wire)
         });
         Self {
             seq: row.seq,
@@ -158,7 +161,7 @@ impl Frame {
         Self {
             seq,
             facts,
-            ids: Text::new("event", "", &()),
+            ids: Text::new("event", None, &()),
             full: None,
         }
     }
@@ -200,15 +203,17 @@ struct StatusWire<'a> {
     reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
-    seq: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     phi: Option<&'static str>,
 }
 
-/// The text of a status frame: `phi` with the first, `reason` and `message` with the last.
+/// The text of a status frame: `phi` with the first, `reason` and `message` with the last. Without a cursor a client that
+/// keeps the last seq keeps the one it had.
 pub(super) fn status(
     status: Status,
-    cursor: &str,
+    cursor: Option<&str>,
     phi: Option<Phi>,
     why: Option<(&str, &str)>,
 ) -> Text {

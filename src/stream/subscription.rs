@@ -128,7 +128,7 @@ impl Subscription {
             told: position,
             said: position,
             follows: false,
-            waiting: VecDeque::from([(position, frame::status(first, &cursor, phi, None))]),
+            waiting: VecDeque::from([(position, frame::status(first, Some(&cursor), phi, None))]),
             follower: hub.follow(),
             pings,
             stop: stop.clone(),
@@ -216,7 +216,7 @@ impl Subscription {
         if self.told != self.position {
             self.told = self.position;
             let cursor = cursor::written(&self.hub.epoch, self.position);
-            let status = frame::status(Status::CaughtUp, &cursor, None, None);
+            let status = frame::status(Status::CaughtUp, Some(&cursor), None, None);
             self.waiting.push_back((self.position, status));
         }
     }
@@ -231,7 +231,10 @@ impl Subscription {
             self.said
         };
         let cursor = cursor::written(&self.hub.epoch, said);
-        Said::Last(frame::status(Status::Closed, &cursor, None, why), ending)
+        Said::Last(
+            frame::status(Status::Closed, Some(&cursor), None, why),
+            ending,
+        )
     }
 }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::cursor;
 use super::frame::{self, Status, Text};
 use super::presence::Wire;
 use super::refusal::Refusal;
@@ -26,13 +25,11 @@ pub(super) async fn serve(shared: Arc<Shared>, grant: Grant, mut socket: WebSock
         // It went away before it said anything.
         Ok(None) => {}
         Err(refusal) => {
-            let epoch = shared.hub.epoch.as_str();
-            // Where it shall begin again, if its cursor is no good; else where nothing was said from.
+            // Where it shall begin again, if its cursor is no good; else it keeps the one it has.
             let cursor = refusal.oldest();
-            let cursor = cursor.unwrap_or_else(|| cursor::written(epoch, 0));
             let message = refusal.message();
             let why = Some((refusal.word(), message.as_str()));
-            let last = frame::status(Status::Closed, &cursor, None, why);
+            let last = frame::status(Status::Closed, cursor.as_deref(), None, why);
             let code = refusal.close_code();
             close(socket, &last, code, &refusal.close_reason()).await;
         }

@@ -80,6 +80,8 @@ async fn who_asks_for_more_than_its_token_has_is_refused_and_told_why() {
                 let (code, last) = socket.closed().await;
                 assert_eq!(code, 4000 + expected, "{frame}");
                 assert_eq!(last["status"], "CLOSED");
+                // Whoever keeps the last seq keeps the one it had.
+                assert!(last.get("seq").is_none(), "{last}");
                 assert!(text(&last, "message").len() > 10, "{last}");
             }
         }
@@ -121,7 +123,8 @@ async fn only_so_many_subscribe_and_only_pages_of_listed_origins_read() {
         (503, "too_many_connections")
     );
     let mut third = streaming.socket(ALL, "{}").await;
-    assert_eq!(third.closed().await.0, 4429);
+    let (code, last) = third.closed().await;
+    assert_eq!((code, last.get("seq")), (4429, None));
     // A plain request takes no place.
     assert_eq!(streaming.answer("/v1/events", Some(ALL)).await.0, 200);
     drop(first);

@@ -57,6 +57,14 @@ impl Ring {
         }
     }
 
+    /// What is not in the ring up to here is gone from the ledger too: whoever has not got so far is told so, and does not
+    /// get what comes behind as if nothing lay between.
+    fn forget_up_to(&mut self, floor: i64) {
+        self.frames.clear();
+        self.size = 0;
+        self.floor = floor;
+    }
+
     /// Whether somebody who follows would be left behind by so many more frames.
     fn is_needed(&self, more: usize) -> bool {
         let too_many = (self.frames.len() + more).saturating_sub(self.most);
@@ -212,9 +220,11 @@ impl Hub {
         let position = *self.head.borrow();
         let page = self.log.after(position, PAGE).await?;
         let read = page.frames.len();
-        let Some(newest) = page.frames.last().map(|row| row.seq) else {
+        let floor = page.extent.floor;
+        let newest = page.frames.last().map_or(floor, |row| row.seq);
+        if newest <= position {
             return Ok(0);
-        };
+        }
         let frames = page.frames.iter().map(|row| {
             let body = self.log.body(row);
             Arc::new(self.frame(row, Facts::of(row), body.as_ref()))
@@ -223,6 +233,9 @@ impl Hub {
         self.make_room(frames.len()).await;
         {
             let mut ring = self.locked();
+            if floor > position {
+                ring.forget_up_to(floor);
+            }
             for frame in frames {
                 ring.push(frame);
             }
@@ -236,6 +249,7 @@ impl Hub {
 mod tests {
     use super::*;
     use crate::domain::{ClinicName, EventType, Operation};
+    use crate::store::{Owner, SealKey};
 
     fn frame(seq: i64) -> Arc<Frame> {
         let facts = Facts {
@@ -301,5 +315,54 @@ mod tests {
         ring.push(frame(5));
         ring.push(frame(6));
         assert!(!ring.is_needed(2), "it was left behind already");
+    }
+
+    #[tokio::test]
+    async fn who_follows_is_told_of_frames_that_were_forgotten_before_the_ring_had_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path().join("state");
+        let owner = Owner::take(&at, "app", &SealKey::generate()).unwrap();
+        let write = async |sql: String| {
+            let written = owner.store().write(move |c| c.execute_batch(&sql));
+            written.await.unwrap();
+        };
+        let frames = async |from: i64, to: i64| {
+            for number in from..=to {
+                let rows = format!(
+                    "INSERT INTO event (event, id, type, created_at, lane, admitted_at, listed_day, found_by)
+                     VALUES ({number}, 'e-{number}', 'order.placed', 0, 1, 0, 0, 'fast');
+                     INSERT INTO delivery (delivery, event, sink, lane, through, state, due_at, issued_at)
+                     VALUES ({number}, {number}, 1, 1, 1, 'done', 0, 0);
+                     INSERT INTO frame (delivery, id, type, created_at, clinic, replay, made_at, kept_until)
+                     VALUES ({number}, 'e-{number}', 'order.placed', 0, 'oak', 0, 0, 0)"
+                );
+                write(rows).await;
+            }
+        };
+        let forget = async |floor: i64| {
+            let forgotten = format!(
+                "DELETE FROM frame WHERE seq <= {floor}; UPDATE stream SET floor = {floor}"
+            );
+            write(forgotten).await;
+        };
+        let log = FrameLog::open(owner.store()).unwrap();
+        let hub = Hub::open(log, 4, Arc::default()).await.unwrap();
+        let hub = Arc::new(hub);
+        let mut follower = hub.follow();
+        frames(1, 2).await;
+        assert_eq!(hub.take_in().await.unwrap(), 2);
+        assert_eq!(follower.after(0, 9).unwrap().len(), 2);
+        frames(3, 6).await;
+        forget(5).await;
+        assert_eq!(hub.take_in().await.unwrap(), 1);
+        assert!(follower.after(2, 9).is_err());
+        assert_eq!(follower.after(5, 9).unwrap().len(), 1);
+        // Also where nothing is left.
+        frames(7, 8).await;
+        forget(8).await;
+        assert_eq!(hub.take_in().await.unwrap(), 0);
+        assert!(follower.after(6, 9).is_err());
+        assert_eq!(hub.take_in().await.unwrap(), 0);
+        assert!(follower.after(8, 9).unwrap().is_empty());
     }
 }

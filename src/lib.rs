@@ -27,6 +27,7 @@ pub mod late;
 pub mod ledger;
 pub mod lifecycle;
 pub mod list;
+mod listener;
 pub mod observe;
 pub mod pipeline;
 pub mod route;

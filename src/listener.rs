@@ -1,5 +1,6 @@
 //! Connections that cannot be held open for nothing: their number is bounded, what the system buffers for each of them
-//! is bounded, and one that asks nothing, or takes nothing, for a while is cut.
+//! is bounded, and one that has not asked in time, or takes nothing for a while, is cut. A connection is for one request:
+//! whoever answers says `Connection: close`, else one that was answered could wait for ever.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,10 +10,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::serve::Listener;
+use futures_util::FutureExt as _;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
 use tokio_io_timeout::TimeoutStream;
 
 /// What the system may buffer for one that does not read. It doubles this for its own needs.
@@ -21,19 +24,36 @@ const SEND_BUFFER: usize = 64 << 10;
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Accepts connections while there is room.
-pub(super) struct Bounded {
-    pub(super) listener: TcpListener,
-    pub(super) room: Arc<Semaphore>,
-    /// How long a request may take to come.
-    pub(super) greeting: Duration,
-    /// How long a write may wait for a client that reads nothing.
-    pub(super) patience: Duration,
+pub(crate) struct Bounded {
+    listener: TcpListener,
+    room: Arc<Semaphore>,
+    greeting: Duration,
+    patience: Duration,
+}
+
+impl Bounded {
+    /// At most so many connections at once. Each is answered within `greeting` of being accepted, or cut: a deadline, which
+    /// a client that sends a byte now and then does not move. A write waits for its client no longer than `patience`.
+    pub(crate) fn new(
+        listener: TcpListener,
+        most: usize,
+        greeting: Duration,
+        patience: Duration,
+    ) -> Self {
+        Self {
+            listener,
+            room: Arc::new(Semaphore::new(most)),
+            greeting,
+            patience,
+        }
+    }
 }
 
 /// An accepted connection.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: Pin<Box<TimeoutStream<TcpStream>>>,
-    is_answered: bool,
+    /// When it is cut; none once it was answered.
+    deadline: Option<Pin<Box<Sleep>>>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -54,17 +74,16 @@ impl Listener for Bounded {
                     set_socket_send_buffer_size(&stream, SEND_BUFFER).ok();
                     let mut stream = TimeoutStream::new(stream);
                     stream.set_write_timeout(Some(self.patience));
-                    stream.set_read_timeout(Some(self.greeting));
                     let connection = Connection {
                         stream: Box::pin(stream),
-                        is_answered: false,
+                        deadline: Some(Box::pin(sleep(self.greeting))),
                         _room: room,
                     };
                     return (connection, from);
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "the stream cannot accept a connection");
-                    tokio::time::sleep(TRY_AGAIN).await;
+                    tracing::debug!(%error, "a connection cannot be accepted");
+                    sleep(TRY_AGAIN).await;
                 }
             }
         }
@@ -78,10 +97,7 @@ impl Listener for Bounded {
 impl Connection {
     /// Whoever is answered has asked: from now on it may be silent.
     fn answered(&mut self) {
-        if !self.is_answered {
-            self.is_answered = true;
-            self.stream.as_mut().set_read_timeout_pinned(None);
-        }
+        self.deadline = None;
     }
 }
 
@@ -91,6 +107,11 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.poll_unpin(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         self.stream.as_mut().poll_read(cx, buffer)
     }
 }

@@ -95,14 +95,16 @@ fn each_step_imports_nouns_and_its_own_port() {
                 "audit", "breaker", "decide", "domain", "late", "sinks", "store",
             ],
         ),
-        ("late", &["clock", "domain", "store"]),
+        ("late", &["clock", "domain", "listener", "store"]),
         ("store", &[]),
         (
             "stream",
             &[
-                "audit", "clock", "config", "domain", "format", "ledger", "sinks", "store",
+                "audit", "clock", "config", "domain", "format", "ledger", "listener", "sinks",
+                "store",
             ],
         ),
+        ("listener", &[]),
         (
             "token",
             &[

@@ -1,7 +1,7 @@
 //! Late results: what an EMR says of treatments that it accepted first and worked on afterwards (`neighbours.md` §1).
 //!
 //! The only request that comes into this program from outside. So: on loopback unless somebody says otherwise aloud;
-//! two keys, compared in constant time, before anything of the body is read; bodies, their time and their number
+//! two keys, compared in constant time, before anything of the body is read; connections, bodies and their time
 //! bounded; nothing of a body in a log or an error of ours. A result changes only what was asked of that EMR, for that
 //! clinic: it names a batch that this program made up, and treatments that were in it.
 //!
@@ -91,7 +91,7 @@ impl Endpoint {
         self.address
     }
 
-    /// Serves until `stop`; what is in flight then is answered.
+    /// Serves until `stop`; what is in flight then has a moment to be answered.
     pub async fn serve(
         self,
         keys: Keys,
@@ -99,7 +99,7 @@ impl Endpoint {
         clock: SharedClock,
         stop: CancellationToken,
     ) {
-        server::serve(self.listener, (keys, results, clock), stop).await;
+        server::serve(server::bounded(self.listener), (keys, results, clock), stop).await;
     }
 }
 

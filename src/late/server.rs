@@ -6,8 +6,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde_json::json;
@@ -18,11 +19,21 @@ use tokio_util::sync::CancellationToken;
 use super::results::{self, Refusal};
 use super::{Keys, PATH, SharedLateResults};
 use crate::clock::SharedClock;
+use crate::listener::Bounded;
 
 /// The longest body that is read: a batch of thousands of treatments, in bytes.
 pub(super) const LONGEST_BODY: usize = 4 << 20;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may take to be answered, its body and the ledger included. Nothing is known of it until its head
+/// has come: without this a half-sent one would stay.
+const ANSWERED_IN: Duration = Duration::from_secs(40);
+/// How long an answer may wait to be taken.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// So many connections are open at once; more wait.
+const CONNECTIONS: usize = 64;
+/// So long requests have at the end.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// So many requests are worked on at once.
 const AT_ONCE: usize = 16;
 /// What a sender is told when the ledger, or a place, cannot be had.
@@ -35,8 +46,13 @@ struct Inside {
     places: Semaphore,
 }
 
+/// The connections of an endpoint.
+pub(super) fn bounded(listener: TcpListener) -> Bounded {
+    Bounded::new(listener, CONNECTIONS, ANSWERED_IN, PATIENCE)
+}
+
 pub(super) async fn serve(
-    listener: TcpListener,
+    listener: Bounded,
     (keys, results, clock): (Keys, SharedLateResults, SharedClock),
     stop: CancellationToken,
 ) {
@@ -46,13 +62,29 @@ pub(super) async fn serve(
         clock,
         places: Semaphore::new(AT_ONCE),
     });
-    let router = Router::new().route(PATH, post(receive)).with_state(inside);
-    // Accepting goes on after every error that a connection has; nothing else comes back.
-    drop(
-        axum::serve(listener, router)
-            .with_graceful_shutdown(stop.cancelled_owned())
-            .await,
-    );
+    let router = Router::new()
+        .route(PATH, post(receive))
+        .layer(middleware::map_response(once))
+        .with_state(inside);
+    let serve =
+        axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let farewell = async {
+        stop.cancelled().await;
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::select! {
+        // Accepting goes on after every error that a connection has; nothing else comes back.
+        served = serve => drop(served),
+        // Who is silent does not hold up the end.
+        () = farewell => {}
+    }
+}
+
+/// One request each: a connection that waits for a second one would keep others out.
+async fn once(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 async fn receive(State(inside): State<Arc<Inside>>, request: Request) -> Response {

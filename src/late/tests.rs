@@ -7,6 +7,7 @@ use std::time::Duration;
 use reqwest::{Client, StatusCode};
 use secrecy::SecretString;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinSet;
 
 use super::*;
@@ -205,4 +206,22 @@ async fn it_ends_when_it_is_told_to_and_an_address_in_use_is_a_clear_error() {
     world.stop.cancel();
     world.server.join_next().await.unwrap().unwrap();
     assert!(Endpoint::bind(address).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_connection_is_for_one_request_and_one_that_stays_silent_does_not_hold_up_the_end() {
+    let mut world = World::new().await;
+    let address = world.url.split('/').nth(2).unwrap().to_owned();
+    let answer = world.client.post(&world.url).send().await.unwrap();
+    assert_eq!(answer.headers()["connection"], "close");
+    let mut half = tokio::net::TcpStream::connect(&address).await.unwrap();
+    half.write_all(b"POST /sfs/api/v3/treatments HTTP/1.1\r\nHost:")
+        .await
+        .unwrap();
+    // It is accepted before this one is.
+    assert_eq!(world.post(("", ""), "").await.0, 401);
+    world.stop.cancel();
+    let end = tokio::time::timeout(Duration::from_secs(20), world.server.join_next());
+    end.await.unwrap().unwrap().unwrap();
+    drop(half);
 }

@@ -16,7 +16,6 @@ mod cursor;
 mod filter;
 mod frame;
 mod hub;
-mod listener;
 mod presence;
 mod refusal;
 mod server;
@@ -30,6 +29,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::serve::Listener as _;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
@@ -37,7 +37,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::hub::Hub;
-use self::listener::Bounded;
 use self::presence::Attendance;
 use self::server::Shared;
 use self::subscribe::Grant;
@@ -47,6 +46,7 @@ use crate::clock::SharedClock;
 use crate::config::{self, Clinic, Enrich, Phi};
 use crate::domain::ClinicId;
 use crate::ledger::FrameLog;
+use crate::listener::Bounded;
 use crate::store::Unavailable;
 
 pub use self::server::Timing;
@@ -128,19 +128,19 @@ impl Server {
                 attendance: Attendance::new(audit, clock, sockets.clone()),
                 sockets,
             }),
-            listener: Bounded {
+            listener: Bounded::new(
                 listener,
-                room: Arc::new(Semaphore::new(most + FURTHER_CONNECTIONS)),
-                greeting: timing.greeting,
-                patience: timing.patience,
-            },
+                most + FURTHER_CONNECTIONS,
+                timing.greeting,
+                timing.patience,
+            ),
             bell,
         })
     }
 
     /// Where it listens.
     pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.listener.local_addr()
+        self.listener.local_addr()
     }
 
     /// Answers until `stop`; then every subscriber hears that it is closed.

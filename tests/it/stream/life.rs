@@ -13,7 +13,7 @@ use fullscript_events::store::Owner;
 use fullscript_events::stream::Timing;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::Value;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
@@ -156,6 +156,24 @@ async fn who_asks_nothing_is_cut_off() {
     let end = tokio::time::timeout(LIMIT, mute.read_to_end(&mut nothing));
     end.await.unwrap().ok();
     assert_eq!(nothing, [0; 0]);
+    serving.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_a_byte_at_a_time_is_cut_off_all_the_same() {
+    let serving = Serving::begin("").await;
+    let slow = TcpStream::connect(serving.streaming.address).await.unwrap();
+    let (mut heard, mut say) = slow.into_split();
+    let saying = tokio::spawn(async move {
+        while say.write_all(b"G").await.is_ok() {
+            tokio::time::sleep(TIMING.greeting / 8).await;
+        }
+    });
+    let mut nothing = Vec::new();
+    let end = tokio::time::timeout(TIMING.greeting * 6, heard.read_to_end(&mut nothing));
+    end.await.unwrap().ok();
+    assert_eq!(nothing, [0; 0]);
+    saying.abort();
     serving.end().await;
 }
 

@@ -10,6 +10,7 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
+use ring::hmac;
 use rusqlite::{Connection, Row};
 
 use super::{Ledger, at, damaged, ms, numbers};
@@ -36,7 +37,7 @@ pub struct FrameRow {
     pub clinic: ClinicName,
     /// The clinic by Fullscript's id, where the event has one.
     pub clinic_id: Option<ClinicId>,
-    /// A digest of the patient's id.
+    /// A keyed digest of the patient's id ([`IdDigest`]).
     pub patient: Option<String>,
     /// A digest of the id of what it happened to.
     pub entity: Option<String>,
@@ -65,6 +66,22 @@ pub struct FramePage {
     pub frames: Vec<FrameRow>,
 }
 
+/// What stands for an id in a frame's row, where only equality is asked for. Keyed: whoever has the ledger and not the seal
+/// key cannot try out whose frame it is.
+pub struct IdDigest(hmac::Key);
+
+impl IdDigest {
+    fn new(sealer: &Sealer) -> Self {
+        Self(sealer.derived("frame id"))
+    }
+
+    /// Of one id.
+    pub fn of(&self, id: &str) -> String {
+        let tag = hmac::sign(&self.0, id.as_bytes());
+        hex::encode(tag.as_ref().get(..16).unwrap_or_default())
+    }
+}
+
 /// Reads frames over a connection of its own: many subscribers that catch up never hold back polling or delivery. Cheap
 /// to clone.
 #[derive(Clone)]
@@ -79,6 +96,11 @@ impl FrameLog {
     /// What can be read at the moment.
     pub async fn extent(&self) -> Result<Extent, Unavailable> {
         self.0.read(extent).await
+    }
+
+    /// What makes of ids what frames have in their place.
+    pub fn id_digest(&self) -> IdDigest {
+        IdDigest::new(self.0.sealer())
     }
 
     /// At most `limit` frames behind `position`.
@@ -192,6 +214,8 @@ fn append(
          WHERE delivery = ?1 AND state = 'claimed' AND (SELECT epoch FROM instance) = ?12
          ON CONFLICT (delivery) DO NOTHING",
     )?;
+    let ids = IdDigest::new(sealer);
+    let digest = |id: &Option<String>| id.as_deref().map(|id| ids.of(id));
     for frame in frames {
         let sealed = frame
             .body
@@ -204,8 +228,8 @@ fn append(
             ms(frame.created_at),
             frame.clinic.as_str(),
             frame.clinic_id.as_ref().map(ClinicId::as_str),
-            &frame.patient,
-            &frame.entity,
+            digest(&frame.patient),
+            digest(&frame.entity),
             sealed,
             ms(frame.made_at),
             ms(frame.kept_until),
@@ -294,4 +318,20 @@ fn prune(c: &Connection, now: DateTime<Utc>) -> rusqlite::Result<usize> {
 pub(super) fn begin_anew(c: &Connection) -> rusqlite::Result<()> {
     c.execute("UPDATE stream SET epoch = lower(hex(randomblob(4)))", ())
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::SealKey;
+
+    #[test]
+    fn an_ids_digest_is_of_its_own_ledgers_key() {
+        let sealer = Sealer::new(&SealKey::generate());
+        let of = |sealer: &Sealer, id: &str| IdDigest::new(sealer).of(id);
+        assert_eq!(of(&sealer, "p-1"), of(&sealer.clone(), "p-1"));
+        assert_ne!(of(&sealer, "p-1"), of(&sealer, "p-2"));
+        let other = Sealer::new(&SealKey::generate());
+        assert_ne!(of(&sealer, "p-1"), of(&other, "p-1"));
+    }
 }

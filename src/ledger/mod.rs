@@ -55,7 +55,7 @@ pub use choice::{Choice, DeliveryFilter, DeliveryOf};
 pub use clocks::{Doubt, Heard, Watch};
 pub use crosswalk::{Gap, Looked, Waiting};
 pub use details::{Detail, Fetched, Owed, Owing, Taker};
-pub use frames::{Extent, FrameLog, FramePage, FrameRow};
+pub use frames::{Extent, FrameLog, FramePage, FrameRow, IdDigest};
 pub use intake::{Admitted, Found, Page, Progress};
 pub use jobs::{Asked, Job, JobLane, JobRequest, JobTotals};
 pub use lanes::{LaneState, SweepEnd};

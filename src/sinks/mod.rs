@@ -28,7 +28,7 @@ pub use exec::ExecSink;
 pub use file::FileSink;
 pub use sqlite::SqliteSink;
 pub use stdout::{StdoutError, StdoutSink};
-pub use stream::{Frames, NewFrame, SharedFrames, StreamSink, id_digest};
+pub use stream::{Frames, NewFrame, SharedFrames, StreamSink};
 pub use webhook::sfs::{
     Crossed, Crosswalk, Ended, Post, Sending, SharedCrosswalk, SharedTreatments, Told, Treatments,
     Uncrossed, Unnoted, Untracked,

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
-use ring::digest;
 use tokio::sync::Notify;
 
 use super::{Checkpoint, Delivered, Orphan, Resumed, Sink, Stopped};
@@ -33,9 +32,9 @@ pub struct NewFrame {
     pub clinic: ClinicName,
     /// The clinic by Fullscript's id, where the event has one.
     pub clinic_id: Option<ClinicId>,
-    /// A digest of the patient's id ([`id_digest`]).
+    /// The patient's id. Whoever keeps it keeps a keyed digest only.
     pub patient: Option<String>,
-    /// A digest of the id of what it happened to.
+    /// The id of what it happened to, likewise.
     pub entity: Option<String>,
     /// The event object, where it is kept.
     pub body: Option<EventBody>,
@@ -85,7 +84,6 @@ impl StreamSink {
 
     fn frame(&self, parcel: &Parcel, now: DateTime<Utc>) -> NewFrame {
         let retain = TimeDelta::from_std(self.settings.retain).unwrap_or(TimeDelta::MAX);
-        let digested = |id: Option<String>| id.as_deref().map(id_digest);
         NewFrame {
             delivery: parcel.delivery,
             event: parcel.event.clone(),
@@ -93,8 +91,8 @@ impl StreamSink {
             created_at: parcel.created_at,
             clinic: parcel.clinic.clone(),
             clinic_id: parcel.clinic_id.clone(),
-            patient: digested(patient_of(&parcel.event_type, &parcel.body)),
-            entity: digested(entity_of(&parcel.event_type, &parcel.body)),
+            patient: patient_of(&parcel.event_type, &parcel.body),
+            entity: entity_of(&parcel.event_type, &parcel.body),
             body: self.settings.keeps_bodies.then(|| parcel.body.clone()),
             made_at: now,
             kept_until: now
@@ -102,15 +100,6 @@ impl StreamSink {
                 .unwrap_or(DateTime::<Utc>::MAX_UTC),
         }
     }
-}
-
-/// What stands for an id where only equality is asked for, so that the row of a frame names no patient.
-pub fn id_digest(id: &str) -> String {
-    let mut context = digest::Context::new(&digest::SHA256);
-    context.update(b"fullscript-events frame\0");
-    context.update(id.as_bytes());
-    let digest = context.finish();
-    hex::encode(digest.as_ref().get(..16).unwrap_or_default())
 }
 
 impl Sink for StreamSink {

@@ -41,7 +41,7 @@ pub(super) async fn events(
         limit = wanted.ok_or_else(|| Refusal::malformed("limit is a number from 1 to 1000"))?;
         Ok(true)
     })?;
-    let wanted = request.granted(grant, &shared.clinics().await?)?;
+    let wanted = shared.granted(grant, &request).await?;
     let after = request.after.unwrap_or(Start::Oldest);
     let mut extent = shared.extent().await?;
     let begun = after.position(&extent)?;

@@ -7,26 +7,30 @@ use serde_json::{Map, Value};
 
 use super::frame::Facts;
 use super::refusal::Refusal;
+use crate::config::Phi;
 use crate::domain::Pattern;
-use crate::sinks::id_digest;
 
 /// The filters by their `$type`.
 const TYPES: &str = "ByIdsFilter, ByClinicFilter, ByPatientFilter, ByNameFilter, CreatedBetweenFilter, UnionFilter, \
                      IntersectionFilter, ComplementFilter";
 
-/// Which frames are wanted.
+/// The longest pattern, in characters: its reading and its matching take more than its length.
+const LONGEST_PATTERN: usize = 256;
+
+/// Which frames are wanted. Ids stand in it as they were asked for until it is granted; then as digests, as frames have
+/// them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Filter {
     /// All.
     All,
-    /// Of these events, or of what these ids (as digests) name.
+    /// Of these events, or of what these ids name, as digests: none until it is granted.
     Ids {
         ids: BTreeSet<String>,
-        digests: BTreeSet<String>,
+        entities: BTreeSet<String>,
     },
     /// Of these clinics, by their names or by Fullscript's ids.
     Clinics(BTreeSet<String>),
-    /// Of these patients, as digests.
+    /// Of these patients.
     Patients(BTreeSet<String>),
     /// One of whose names fits.
     Name(Pattern),
@@ -51,8 +55,8 @@ impl Filter {
         };
         match self {
             Self::All => true,
-            Self::Ids { ids, digests } => {
-                ids.contains(&frame.event) || in_set(&frame.entity, digests)
+            Self::Ids { ids, entities } => {
+                ids.contains(&frame.event) || in_set(&frame.entity, entities)
             }
             Self::Clinics(clinics) => {
                 clinics.contains(frame.clinic.as_str()) || in_set(&frame.clinic_id, clinics)
@@ -89,6 +93,48 @@ impl Filter {
         }
     }
 
+    /// What a bearer who may see so much gets of it. With ids only nobody may ask by the patient, nor by what something
+    /// happened to: what comes would tell whom it concerns.
+    pub(super) fn granted(
+        self,
+        phi: Phi,
+        digest: &impl Fn(&str) -> String,
+    ) -> Result<Self, Refusal> {
+        let all = |filters: Vec<Self>| {
+            let granted = filters.into_iter().map(|f| f.granted(phi, digest));
+            granted.collect::<Result<Vec<_>, _>>()
+        };
+        Ok(match (self, phi) {
+            (Self::Patients(_), Phi::Ids) => {
+                return Err(Refusal::Forbidden(
+                    "this token may not ask by patients (phi = \"ids\"): the answer would tell whom an event concerns"
+                        .to_owned(),
+                ));
+            }
+            (Self::Patients(patients), Phi::Full) => {
+                Self::Patients(patients.iter().map(|id| digest(id)).collect())
+            }
+            (Self::Ids { ids, .. }, Phi::Full) => {
+                let entities = ids.iter().map(|id| digest(id)).collect();
+                Self::Ids { ids, entities }
+            }
+            (Self::Union(filters), _) => Self::Union(all(filters)?),
+            (Self::Intersection(filters), _) => Self::Intersection(all(filters)?),
+            (Self::Complement(super_set, sub_set), _) => Self::Complement(
+                Box::new(super_set.granted(phi, digest)?),
+                Box::new(sub_set.granted(phi, digest)?),
+            ),
+            (
+                plain @ (Self::All
+                | Self::Ids { .. }
+                | Self::Clinics(_)
+                | Self::Name(_)
+                | Self::Created { .. }),
+                _,
+            ) => plain,
+        })
+    }
+
     /// Reads a filter of at most `most` nodes. iCure's own wrapping, `{"filter":{"$type":…}}`, is taken off.
     pub(super) fn parse(value: &Value, most: usize) -> Result<Self, Refusal> {
         let mut left = most;
@@ -111,7 +157,7 @@ fn why<T>(text: impl Into<String>) -> Result<T, Refused> {
 }
 
 /// What stands in iCure's `FilterChain`. Its `predicate`, which asks into the entity, is not offered.
-fn unwrapped(value: &Value) -> Result<&Value, Refusal> {
+pub(super) fn unwrapped(value: &Value) -> Result<&Value, Refusal> {
     let Some(object) = value.as_object() else {
         return Ok(value);
     };
@@ -147,15 +193,11 @@ fn node(value: &Value, left: &mut usize) -> Result<Filter, Refused> {
     match kind.rsplit('.').next().unwrap_or(kind) {
         "ByIdsFilter" => {
             let ids = texts(object, kind, "ids")?;
-            let digests = ids.iter().map(|id| id_digest(id)).collect();
-            Ok(Filter::Ids { ids, digests })
+            let entities = BTreeSet::new();
+            Ok(Filter::Ids { ids, entities })
         }
         "ByClinicFilter" => texts(object, kind, "clinics").map(Filter::Clinics),
-        "ByPatientFilter" => {
-            let patients = texts(object, kind, "patients")?;
-            let digests = patients.iter().map(|id| id_digest(id)).collect();
-            Ok(Filter::Patients(digests))
-        }
+        "ByPatientFilter" => texts(object, kind, "patients").map(Filter::Patients),
         "ByNameFilter" => {
             only(object, kind, &["pattern"])?;
             match object.get("pattern").and_then(Value::as_str) {
@@ -188,6 +230,11 @@ fn name(text: &str) -> Result<Filter, Refused> {
         return why(
             "ByNameFilter excludes nothing (!): put it into a ComplementFilter as its subSet",
         );
+    }
+    if text.chars().count() > LONGEST_PATTERN {
+        return why(format!(
+            "ByNameFilter: a pattern has at most {LONGEST_PATTERN} characters"
+        ));
     }
     match Pattern::new(text) {
         Ok(pattern) => Ok(Filter::Name(pattern)),

@@ -23,7 +23,7 @@ use super::cursor;
 use super::hub::Hub;
 use super::presence::{Attendance, Wire};
 use super::refusal::Refusal;
-use super::subscribe::{Clinics, Grant, Request};
+use super::subscribe::{Clinics, Grant, Request, Wanted};
 use super::subscription::{Said, Subscription};
 use super::tokens::Tokens;
 use super::ws;
@@ -102,6 +102,16 @@ impl Shared {
         extent.map_err(|_| Refusal::Unavailable)
     }
 
+    /// What a bearer gets of what it asks for.
+    pub(super) async fn granted(
+        &self,
+        grant: &Grant,
+        request: &Request,
+    ) -> Result<Wanted, Refusal> {
+        let ids = self.hub.log.id_digest();
+        request.granted(grant, &self.clinics().await?, &|id| ids.of(id))
+    }
+
     /// A subscription to what is asked for, if it may be had.
     pub(super) async fn subscribe(
         &self,
@@ -110,7 +120,7 @@ impl Shared {
         last_event_id: Option<&str>,
         present: (Wire, OwnedSemaphorePermit),
     ) -> Result<Subscription, Refusal> {
-        let wanted = request.granted(grant, &self.clinics().await?)?;
+        let wanted = self.granted(grant, request).await?;
         let after = request.after.as_ref();
         let begin = cursor::begin(after, last_event_id, &self.extent().await?)?;
         let presence = self.attendance.open(&grant.name, present, begin.0).await?;

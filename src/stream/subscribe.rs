@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::cursor::Start;
-use super::filter::Filter;
+use super::filter::{self, Filter};
 use super::frame::Facts;
 use super::refusal::Refusal;
 use crate::config::{ClinicSelection, EntitySelection, Phi};
@@ -175,28 +175,35 @@ impl Request {
             }
             return Ok(request);
         }
-        let mut filters = Vec::new();
         if let Some(filter) = &raw.filter {
-            filters.push(Filter::parse(filter, most)?);
+            simple.push(filter::unwrapped(filter)?.clone());
         }
-        for filter in &simple {
-            filters.push(Filter::parse(filter, most)?);
-        }
+        let filter = match simple.as_slice() {
+            [] => Filter::All,
+            [only] => Filter::parse(only, most)?,
+            // One filter, so that its limit is for all together.
+            all => {
+                let all = serde_json::json!({ "$type": "IntersectionFilter", "filters": all });
+                Filter::parse(&all, most)?
+            }
+        };
         Ok(Self {
             operations: operations(raw.event_types.unwrap_or_default())?,
             entities: entities(raw.entity_class.map(OneOrMore::into_list))?,
-            filter: if filters.is_empty() {
-                Filter::All
-            } else {
-                Filter::Intersection(filters)
-            },
+            filter,
             after: raw.after.as_deref().map(Start::parse).transpose()?,
         })
     }
 
     /// What a bearer gets of it; refused where it asks for more than it may have, so that nobody takes silence for
     /// nothing having happened.
-    pub(super) fn granted(&self, grant: &Grant, clinics: &Clinics) -> Result<Wanted, Refusal> {
+    /// `digest` makes of an id what frames have in its place.
+    pub(super) fn granted(
+        &self,
+        grant: &Grant,
+        clinics: &Clinics,
+        digest: &impl Fn(&str) -> String,
+    ) -> Result<Wanted, Refusal> {
         let entities = match (&self.entities, &grant.entities) {
             (Entities::Granted, granted) => granted.clone(),
             (Entities::All, EntitySelection::All) => EntitySelection::All,
@@ -230,7 +237,7 @@ impl Request {
             operations: self.operations.clone(),
             entities,
             clinics: grant.clinics.clone(),
-            filter: self.filter.clone(),
+            filter: self.filter.clone().granted(grant.phi, digest)?,
             phi: grant.phi,
         })
     }

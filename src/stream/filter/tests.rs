@@ -4,6 +4,11 @@ use serde_json::json;
 use super::*;
 use crate::domain::{ClinicName, EventType};
 
+/// Stands for the keyed one.
+fn digest(id: &str) -> String {
+    format!("digest of {id}")
+}
+
 fn frame(event_type: &str, clinic: &str, patient: Option<&str>, at: i64) -> Facts {
     let event_type = EventType::new(event_type).unwrap();
     Facts {
@@ -14,14 +19,47 @@ fn frame(event_type: &str, clinic: &str, patient: Option<&str>, at: i64) -> Fact
         event_type,
         clinic: ClinicName::new(clinic).unwrap(),
         clinic_id: Some(format!("id-of-{clinic}")),
-        patient: patient.map(id_digest),
-        entity: patient.map(|_| id_digest("entity")),
+        patient: patient.map(digest),
+        entity: patient.map(|_| digest("entity")),
         created_at: DateTime::from_timestamp(at, 0).unwrap(),
     }
 }
 
 fn parse(value: &Value) -> Result<Filter, Refusal> {
-    Filter::parse(value, 8)
+    Filter::parse(value, 8)?.granted(Phi::Full, &digest)
+}
+
+#[test]
+fn who_may_see_ids_only_cannot_ask_whom_an_event_concerns() {
+    let asked = |value: &Value| Filter::parse(value, 8).unwrap().granted(Phi::Ids, &digest);
+    let by_patient = json!({"$type":"ByPatientFilter","patients":["p1"]});
+    let all = json!({"$type":"ByNameFilter","pattern":"*"});
+    for filter in [
+        by_patient.clone(),
+        json!({"$type":"UnionFilter","filters":[all, by_patient]}),
+        json!({"$type":"IntersectionFilter","filters":[by_patient]}),
+        json!({"$type":"ComplementFilter","superSet":all,"subSet":by_patient}),
+        json!({"$type":"ComplementFilter","superSet":by_patient,"subSet":all}),
+    ] {
+        assert!(
+            matches!(asked(&filter), Err(Refusal::Forbidden(_))),
+            "{filter}"
+        );
+    }
+    let plan = frame("treatment_plan.updated", "oak", Some("p1"), 100);
+    let by_ids = |id: &str| json!({"$type":"ByIdsFilter","ids":[id]});
+    assert!(asked(&by_ids("event-100")).unwrap().wants(&plan));
+    assert!(parse(&by_ids("entity")).unwrap().wants(&plan));
+    assert!(!asked(&by_ids("entity")).unwrap().wants(&plan));
+    let nested = json!({"$type":"UnionFilter","filters":[by_ids("entity")]});
+    assert!(!asked(&nested).unwrap().wants(&plan));
+}
+
+#[test]
+fn a_pattern_is_only_so_long() {
+    let of = |length: usize| json!({"$type":"ByNameFilter","pattern":"[".repeat(length)});
+    assert!(parse(&of(256)).is_ok());
+    assert!(matches!(parse(&of(257)), Err(Refusal::Malformed(_))));
 }
 
 #[test]
@@ -147,7 +185,7 @@ fn any_filter() -> impl Strategy<Value = Filter> {
     let leaf = prop_oneof![
         Just(Filter::All),
         "[ab]".prop_map(|clinic| Filter::Clinics([clinic].into())),
-        "[pq]".prop_map(|patient| Filter::Patients([id_digest(&patient)].into())),
+        "[pq]".prop_map(|patient| Filter::Patients([digest(&patient)].into())),
         "(order|patient)[.][*]".prop_map(|text| Filter::Name(Pattern::new(&text).unwrap())),
         (0..4_i64, 0..4_i64).prop_map(|(from, to)| Filter::Created {
             from: DateTime::from_timestamp(from, 0),

@@ -50,7 +50,9 @@ fn from_query(query: &str) -> Result<Request, Refusal> {
 #[test]
 fn icures_first_frame_is_understood_as_it_is() {
     let request = Request::from_json(ICURE, 8).unwrap();
-    let wanted = request.granted(&grant(&["oak"], &[]), &clinics()).unwrap();
+    let wanted = request
+        .granted(&grant(&["oak"], &[]), &clinics(), &str::to_owned)
+        .unwrap();
     assert!(wanted.wants(&facts("patient.created", "oak")));
     assert!(!wanted.wants(&facts("patient.updated", "oak")));
     assert!(!wanted.wants(&facts("order.placed", "oak")));
@@ -60,7 +62,7 @@ fn icures_first_frame_is_understood_as_it_is() {
 #[test]
 fn a_frame_and_parameters_say_the_same() {
     let frame = r#"{"eventTypes":["CREATE","UPDATE"],"entityClass":["Patient","Order"],"after":"0123abcd-7",
-        "filter":{"$type":"IntersectionFilter","filters":[{"$type":"ByClinicFilter","clinics":["oak","elm"]}]}}"#;
+        "filter":{"$type":"ByClinicFilter","clinics":["oak","elm"]}}"#;
     let query =
         "eventTypes=CREATE,UPDATE&entityClass=Patient,Order&clinic=oak,elm&after=0123abcd-7";
     assert_eq!(Request::from_json(frame, 8), from_query(query));
@@ -71,13 +73,16 @@ fn a_frame_and_parameters_say_the_same() {
     );
     assert!(from_query(&format!("subscribe={whole}&clinic=oak")).is_err());
     assert!(from_query("entity=Patient").is_err());
+    // However many parameters there are, together they are one filter, and no larger than one.
+    assert!(from_query(&"name=a&".repeat(7)).is_ok());
+    assert!(from_query(&"name=a&".repeat(8)).is_err());
     assert!(from_query("filter=%7B").is_err());
 }
 
 #[test]
 fn whoever_asks_for_nothing_in_particular_gets_what_the_token_has() {
     let request = Request::from_json("{}", 8).unwrap();
-    let wanted = request.granted(&grant(&["oak"], &["Patient"]), &clinics());
+    let wanted = request.granted(&grant(&["oak"], &["Patient"]), &clinics(), &str::to_owned);
     let wanted = wanted.unwrap();
     for (event_type, clinic, expected) in [
         ("patient.created", "oak", true),
@@ -99,7 +104,7 @@ fn whoever_asks_for_nothing_in_particular_gets_what_the_token_has() {
 fn asking_beyond_the_token_is_refused_aloud() {
     let asked = |text: &str, grant: &Grant| {
         let request = Request::from_json(text, 8).unwrap();
-        request.granted(grant, &clinics()).map(drop)
+        request.granted(grant, &clinics(), &str::to_owned).map(drop)
     };
     let oak = grant(&["oak"], &["Patient"]);
     for frame in [

@@ -79,10 +79,19 @@ async fn a_token_for_ids_sees_nobody_in_any_frame() {
         .text()
         .await
         .unwrap();
-    // Who knows a patient's id may ask for his events, and still sees nothing of him.
-    let of_patient = streaming.get(&path, Some(IDS)).await.text().await.unwrap();
+    let of_patient = streaming.get(&path, Some(ALL)).await.text().await.unwrap();
     assert!(of_patient.contains("patient.created"));
-    plain += &of_patient;
+    // Who may see ids only cannot find out whom an event concerns, also if it knows a patient's id.
+    assert_eq!(streaming.get(&path, Some(IDS)).await.status(), 403);
+    for (token, found) in [(ALL, true), (IDS, false)] {
+        let path = format!("/v1/events?ids={patient}");
+        let by_id = streaming.get(&path, Some(token)).await.text().await;
+        let by_id = by_id.unwrap();
+        assert_eq!(by_id.contains("patient.created"), found, "{by_id}");
+        if token == IDS {
+            plain += &by_id;
+        }
+    }
     let canaries = canaries_of(&streaming, &ids);
     for canary in &canaries {
         assert!(!sse.raw.contains(canary.as_str()), "{canary}");

@@ -32,7 +32,10 @@ pub(super) enum Ending {
     /// The daemon stops.
     Shutdown,
     /// What comes next was forgotten before it was read.
-    Expired,
+    Expired {
+        /// All up to here is gone.
+        floor: i64,
+    },
     /// The ledger cannot be read.
     Unavailable,
 }
@@ -44,7 +47,7 @@ impl Ending {
             Self::ChannelFull => "ChannelFull",
             Self::Silent => "Silent",
             Self::Shutdown => "Shutdown",
-            Self::Expired => "Expired",
+            Self::Expired { .. } => "Expired",
             Self::Unavailable => "Unavailable",
         }
     }
@@ -56,7 +59,7 @@ impl Ending {
             }
             Self::Silent => "nothing was heard of this client: resume behind the last seq",
             Self::Shutdown => "the daemon stops: resume behind the last seq",
-            Self::Expired => {
+            Self::Expired { .. } => {
                 "what comes next was forgotten before it was read: begin with after=oldest"
             }
             Self::Unavailable => {
@@ -70,7 +73,7 @@ impl Ending {
         match self {
             Self::ChannelFull | Self::Silent => 4408,
             Self::Shutdown => 1001,
-            Self::Expired => 4410,
+            Self::Expired { .. } => 4410,
             Self::Unavailable => 1013,
         }
     }
@@ -196,7 +199,9 @@ impl Subscription {
         let page = self.hub.log.after(self.position, PAGE).await;
         let page = page.map_err(|_| Ending::Unavailable)?;
         if page.extent.floor > self.position {
-            return Err(Ending::Expired);
+            return Err(Ending::Expired {
+                floor: page.extent.floor,
+            });
         }
         if page.frames.is_empty() {
             self.position = self.position.max(page.extent.head);
@@ -221,11 +226,14 @@ impl Subscription {
         }
     }
 
-    /// The last words: the position they name is that of the last frame that was said.
+    /// The last words: the position they name is that of the last frame that was said; or the oldest that is good, where
+    /// that one is not.
     pub(super) fn end(&mut self, ending: Ending) -> Said {
         let why = Some((ending.reason(), ending.message()));
         // What still waits was not said.
-        let said = if self.waiting.is_empty() {
+        let said = if let Ending::Expired { floor } = ending {
+            floor
+        } else if self.waiting.is_empty() {
             self.position
         } else {
             self.said

@@ -202,5 +202,9 @@ async fn who_is_read_to_while_the_rest_is_forgotten_is_told() {
         (text(&last, "status"), text(&last, "reason")),
         ("CLOSED", "Expired")
     );
+    // Where it can begin again.
+    let oldest = text(&last, "seq");
+    let again = format!("/v1/events?after={oldest}");
+    assert_eq!(serving.streaming.answer(&again, Some(ALL)).await.0, 200);
     serving.end().await;
 }

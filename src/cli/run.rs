@@ -74,24 +74,26 @@ async fn daemon(
     let Some((owner, pipeline)) = open(config, &clock, lifecycle, accepted).await? else {
         return Ok(Exit::Done);
     };
+    // Nothing is served before everything is there: where one is missing, the owner goes, and with it the ledger's lock.
     let stream = app::open_stream(config, &owner, &pipeline, Timing::default()).await?;
+    let late_results = app::late_results(config).await?;
+    let nudges = Nudges::default();
+    let mut scheduler = schedule::start(&nudges)
+        .await
+        .map_err(|e| Failure::new(Exit::Unexpected, format!("the scheduler cannot start: {e}")))?;
     if let Some(stream) = stream {
         if let Ok(address) = stream.address() {
             tracing::info!(%address, "the live subscription listens");
         }
         lifecycle.spawn(stream.run(lifecycle.soft().clone()));
     }
-    if let Some((endpoint, keys)) = app::late_results(config).await? {
+    if let Some((endpoint, keys)) = late_results {
         let address = endpoint.address();
         tracing::info!("late results are taken at http://{address}{}", late::PATH);
         let results = Arc::new(pipeline.ledger.clone());
         let stop = lifecycle.soft().clone();
         lifecycle.spawn(endpoint.serve(keys, results, Arc::clone(&clock), stop));
     }
-    let nudges = Nudges::default();
-    let mut scheduler = schedule::start(&nudges)
-        .await
-        .map_err(|e| Failure::new(Exit::Unexpected, format!("the scheduler cannot start: {e}")))?;
     lifecycle.spawn(watchdog::feed(
         pipeline.ledger.query(),
         nudges.clone(),

@@ -3,6 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::super::output::{Paint, Tone};
 
@@ -42,6 +43,13 @@ impl Frame {
     pub(super) fn read(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
+}
+
+/// Whether it is, or means to be, the frame of an event, also where its fields are not those that are known here.
+pub(super) fn is_event(text: &str) -> bool {
+    let frame: Option<Value> = serde_json::from_str(text).ok();
+    // What is no JSON at all is a frame that was broken on its way.
+    frame.is_none_or(|frame| frame.get("type").is_some_and(|kind| kind == "event"))
 }
 
 impl Happened {
@@ -119,5 +127,9 @@ mod tests {
         assert_eq!(stands.reason.as_deref(), Some("ChannelFull"));
         assert!(Frame::read(r#"{"type":"weather"}"#).is_none());
         assert!(Frame::read("ping").is_none());
+        assert!(!is_event(r#"{"type":"weather"}"#));
+        let newer = r#"{"type":"event","seq":"a-2","name":"order.placed","at":7}"#;
+        assert!(Frame::read(newer).is_none() && is_event(newer));
+        assert!(is_event(r#"{"type":"eve"#));
     }
 }

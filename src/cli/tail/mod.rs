@@ -217,12 +217,13 @@ async fn follow(source: &Source, args: &Args) -> CommandResult {
     let mut has_been_connected = false;
     let mut wait = FIRST_WAIT;
     loop {
+        let resumes = shown.last.is_some();
         let lost = match connect(source, shown.last.as_deref()).await? {
             Ok(response) => {
                 if !has_been_connected {
                     eprintln!("Subscribed; events appear as they happen. Ctrl-C ends.");
                 } else if wait > FIRST_WAIT {
-                    eprintln!("Connected again; nothing was missed.");
+                    eprintln!("{}", connected_again(resumes));
                 }
                 has_been_connected = true;
                 wait = FIRST_WAIT;
@@ -245,6 +246,15 @@ async fn follow(source: &Source, args: &Args) -> CommandResult {
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+/// What is said of a connection that was made again, behind the last seq or with what comes now.
+fn connected_again(resumes: bool) -> &'static str {
+    if resumes {
+        "Connected again; nothing was missed."
+    } else {
+        "Connected again with what comes now: events may have been missed meanwhile."
     }
 }
 
@@ -358,7 +368,16 @@ async fn read(mut response: Response, shown: &mut Shown) -> Result<Ended, Failur
                         eprintln!("This token sees ids only: no frame holds what is in an event.");
                     }
                 }
-                None => {}
+                // What a later version sends; but of an event nobody shall believe that there was none.
+                None if !frame::is_event(&event.data) => {}
+                None if shown.json => {
+                    if !shown.print(&event.data)? {
+                        return Ok(Ended::Unread);
+                    }
+                }
+                None => eprintln!(
+                    "An event came that this version cannot read: --json prints it as it is."
+                ),
             }
             // Printed first: what is not printed is asked for again.
             shown.last = event.id.or(shown.last.take());

@@ -116,6 +116,7 @@ impl Server {
         });
         let most = settings.max_connections;
         let sockets = TaskTracker::new();
+        let epoch = hub.epoch.clone();
         Ok(Self {
             shared: Arc::new(Shared {
                 hub,
@@ -125,7 +126,7 @@ impl Server {
                 timing,
                 places: Arc::new(Semaphore::new(most)),
                 stop: CancellationToken::new(),
-                attendance: Attendance::new(audit, clock, sockets.clone()),
+                attendance: Attendance::new(audit, clock, epoch, sockets.clone()),
                 sockets,
             }),
             listener: Bounded::new(

@@ -4,10 +4,16 @@
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::TaskTracker;
 
+use super::cursor;
 use super::refusal::Refusal;
+use super::subscribe::Grant;
 use crate::audit::{Action, Actor, Audit, Record};
 use crate::clock::SharedClock;
-use crate::config::STREAM;
+use crate::config::{ClinicSelection, STREAM};
+use crate::domain::ClinicName;
+
+/// How many clinics of a token a record names.
+const MOST_CLINICS: usize = 16;
 
 /// Over which wire somebody is subscribed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,15 +43,18 @@ impl Wire {
 pub(super) struct Attendance {
     audit: Audit,
     clock: SharedClock,
+    /// Of the cursors: without it a number would say nothing once a ledger was restored.
+    epoch: String,
     /// Records of subscriptions that have ended: the server waits for them.
     ended: TaskTracker,
 }
 
 impl Attendance {
-    pub(super) fn new(audit: Audit, clock: SharedClock, ended: TaskTracker) -> Self {
+    pub(super) fn new(audit: Audit, clock: SharedClock, epoch: String, ended: TaskTracker) -> Self {
         Self {
             audit,
             clock,
+            epoch,
             ended,
         }
     }
@@ -57,15 +66,21 @@ impl Attendance {
             .at("GET", path)
     }
 
-    /// A subscription begins behind `position`: `name` is its token's name.
+    fn cursor(&self, position: i64) -> String {
+        cursor::written(&self.epoch, position)
+    }
+
+    /// A subscription begins behind `position`.
     pub(super) async fn open(
         &self,
-        name: &str,
+        grant: &Grant,
         (wire, place): (Wire, OwnedSemaphorePermit),
         position: i64,
     ) -> Result<Presence, Refusal> {
+        let name = grant.name.as_str();
         let opened = self.entry(name, Action::StreamOpen, wire.path());
-        self.keep(opened.note("after", position)).await?;
+        let opened = opened.note("after", self.cursor(position));
+        self.keep(reach(opened, grant)).await?;
         tracing::info!(token = name, wire = wire.as_str(), "a subscription began");
         Ok(Presence {
             attendance: self.clone(),
@@ -80,22 +95,42 @@ impl Attendance {
     /// Frames are about to be read over plain HTTP.
     pub(super) async fn read(
         &self,
-        name: &str,
+        grant: &Grant,
         (from, upto): (i64, i64),
         count: usize,
     ) -> Result<(), Refusal> {
-        let read = self.entry(name, Action::Read, "/v1/events");
-        let read = read.note("after", from).note("upto", upto);
-        self.keep(read.note("frames", count)).await
+        let read = self.entry(&grant.name, Action::Read, "/v1/events");
+        let read = read.note("after", self.cursor(from));
+        let read = read.note("upto", self.cursor(upto)).note("frames", count);
+        self.keep(reach(read, grant)).await
     }
 
     async fn keep(&self, record: Record) -> Result<(), Refusal> {
         if self.audit.holds_back() {
-            return Err(Refusal::Unavailable);
+            return Err(Refusal::Unaudited);
         }
         let kept = self.audit.record(vec![record]).await;
-        kept.map_err(|_| Refusal::Unavailable)
+        kept.map_err(|_| Refusal::Unaudited)
     }
+}
+
+/// Notes how far a token reaches: how much of an event, and of which clinics.
+fn reach(record: Record, grant: &Grant) -> Record {
+    let clinics = match &grant.clinics {
+        // The name of no clinic.
+        ClinicSelection::All => ":all".to_owned(),
+        ClinicSelection::Named(named) => {
+            let mut names: Vec<&str> = named.iter().map(ClinicName::as_str).collect();
+            if names.len() > MOST_CLINICS {
+                names.truncate(MOST_CLINICS);
+                names.push(":more");
+            }
+            names.join(".")
+        }
+    };
+    record
+        .note("phi", grant.phi.as_str())
+        .note("clinics", clinics)
 }
 
 /// A subscriber's place; dropping it ends the subscription.
@@ -124,7 +159,8 @@ impl Drop for Presence {
             return;
         }
         let closed = attendance.entry(name, Action::StreamClose, self.wire.path());
-        let closed = closed.note("after", self.from).note("upto", self.upto);
+        let closed = closed.note("after", attendance.cursor(self.from));
+        let closed = closed.note("upto", attendance.cursor(self.upto));
         let audit = attendance.audit.clone();
         attendance.ended.spawn(async move {
             if let Err(error) = audit.record(vec![closed]).await {

@@ -23,6 +23,8 @@ pub(super) enum Refusal {
     TooMany,
     /// The ledger cannot be read.
     Unavailable,
+    /// What is told would not be in the audit log.
+    Unaudited,
 }
 
 #[derive(Serialize)]
@@ -52,6 +54,9 @@ impl Refusal {
             }
             Self::TooMany => "as many subscribe as may (stream.max_connections)".to_owned(),
             Self::Unavailable => "the ledger cannot be read at the moment".to_owned(),
+            Self::Unaudited => {
+                "nothing is told while the audit log cannot be written".to_owned()
+            }
         }
     }
 
@@ -63,7 +68,8 @@ impl Refusal {
             | Self::Unauthorised
             | Self::Forbidden(_)
             | Self::TooMany
-            | Self::Unavailable => None,
+            | Self::Unavailable
+            | Self::Unaudited => None,
         }
     }
 
@@ -75,6 +81,7 @@ impl Refusal {
             Self::Expired { .. } => (StatusCode::GONE, "gone"),
             Self::TooMany => (StatusCode::SERVICE_UNAVAILABLE, "too_many_connections"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            Self::Unaudited => (StatusCode::SERVICE_UNAVAILABLE, "not_audited"),
         }
     }
 
@@ -99,7 +106,7 @@ impl Refusal {
             Self::Forbidden(_) => 4403,
             Self::Expired { .. } => 4410,
             Self::TooMany => 4429,
-            Self::Unavailable => 1013,
+            Self::Unavailable | Self::Unaudited => 1013,
         }
     }
 }
@@ -120,9 +127,25 @@ impl IntoResponse for Refusal {
                 header::HeaderValue::from_static("Bearer"),
             );
         }
-        if self == Self::TooMany {
+        if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_tried_again_says_when_and_what_is_in_the_way() {
+        for refusal in [Refusal::TooMany, Refusal::Unavailable, Refusal::Unaudited] {
+            let response = refusal.into_response();
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert!(response.headers().contains_key(header::RETRY_AFTER));
+        }
+        let told = Refusal::Unaudited.message();
+        assert!(told.contains("audit log"), "{told}");
     }
 }

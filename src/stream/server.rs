@@ -123,7 +123,7 @@ impl Shared {
         let wanted = self.granted(grant, request).await?;
         let after = request.after.as_ref();
         let begin = cursor::begin(after, last_event_id, &self.extent().await?)?;
-        let presence = self.attendance.open(&grant.name, present, begin.0).await?;
+        let presence = self.attendance.open(grant, present, begin.0).await?;
         Ok(Subscription::new(
             &self.hub,
             wanted,

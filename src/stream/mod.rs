@@ -150,6 +150,7 @@ impl Server {
         let hub = Arc::clone(&shared.hub);
         let router = server::router(Arc::clone(&shared));
         let closing = shared.stop.clone();
+        let attendance = shared.attendance.clone();
         let serve = axum::serve(self.listener, router)
             .with_graceful_shutdown(async move { closing.cancelled().await });
         let serve = async {
@@ -168,5 +169,7 @@ impl Server {
             ((), ()) = async { tokio::join!(serve, hub.run(self.bell, shared.stop.clone())) } => {}
             () = farewell => {}
         }
+        // Whose connection takes nothing is still there.
+        attendance.close().await;
     }
 }

@@ -1,6 +1,9 @@
 //! Who is subscribed: a place that is taken, and the one point where a subscription begins and ends for whoever keeps
 //! account of it. Where the audit log is on, nobody gets a frame of whom it does not know.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::TaskTracker;
 
@@ -47,6 +50,22 @@ pub(super) struct Attendance {
     epoch: String,
     /// Records of subscriptions that have ended: the server waits for them.
     ended: TaskTracker,
+    /// Who is subscribed: at the end some clients cannot be waited for, and their ends are recorded all the same.
+    present: Arc<Mutex<Present>>,
+}
+
+#[derive(Default)]
+struct Present {
+    next: u64,
+    spans: HashMap<u64, Span>,
+}
+
+/// What one subscription was told.
+struct Span {
+    name: String,
+    wire: Wire,
+    from: i64,
+    upto: i64,
 }
 
 impl Attendance {
@@ -56,6 +75,26 @@ impl Attendance {
             clock,
             epoch,
             ended,
+            present: Arc::default(),
+        }
+    }
+
+    fn present(&self) -> MutexGuard<'_, Present> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn closed(&self, span: &Span) -> Record {
+        let closed = self.entry(&span.name, Action::StreamClose, span.wire.path());
+        let closed = closed.note("after", self.cursor(span.from));
+        closed.note("upto", self.cursor(span.upto))
+    }
+
+    /// Records that all end who are still subscribed.
+    pub(super) async fn close(&self) {
+        let spans = std::mem::take(&mut self.present().spans);
+        let closed: Vec<Record> = spans.values().map(|span| self.closed(span)).collect();
+        if !closed.is_empty() && self.audit.is_on() {
+            written(self.audit.record(closed).await);
         }
     }
 
@@ -82,12 +121,20 @@ impl Attendance {
         let opened = opened.note("after", self.cursor(position));
         self.keep(reach(opened, grant)).await?;
         tracing::info!(token = name, wire = wire.as_str(), "a subscription began");
-        Ok(Presence {
-            attendance: self.clone(),
+        let span = Span {
             name: name.to_owned(),
             wire,
             from: position,
             upto: position,
+        };
+        let mut present = self.present();
+        present.next += 1;
+        let number = present.next;
+        present.spans.insert(number, span);
+        drop(present);
+        Ok(Presence {
+            attendance: self.clone(),
+            number,
             _place: place,
         })
     }
@@ -136,36 +183,41 @@ fn reach(record: Record, grant: &Grant) -> Record {
 /// A subscriber's place; dropping it ends the subscription.
 pub(super) struct Presence {
     attendance: Attendance,
-    name: String,
-    wire: Wire,
-    from: i64,
-    upto: i64,
+    number: u64,
     _place: OwnedSemaphorePermit,
 }
 
 impl Presence {
     /// All that is wanted up to here was said.
     pub(super) fn said(&mut self, position: i64) {
-        self.upto = self.upto.max(position);
+        if let Some(span) = self.attendance.present().spans.get_mut(&self.number) {
+            span.upto = span.upto.max(position);
+        }
     }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        let (name, wire) = (&self.name, self.wire.as_str());
-        tracing::info!(token = %name, wire, "a subscription ended");
         let attendance = &self.attendance;
+        // Its end may be recorded already.
+        let Some(span) = attendance.present().spans.remove(&self.number) else {
+            return;
+        };
+        let (name, wire) = (&span.name, span.wire.as_str());
+        tracing::info!(token = %name, wire, "a subscription ended");
         if !attendance.audit.is_on() {
             return;
         }
-        let closed = attendance.entry(name, Action::StreamClose, self.wire.path());
-        let closed = closed.note("after", attendance.cursor(self.from));
-        let closed = closed.note("upto", attendance.cursor(self.upto));
+        let closed = attendance.closed(&span);
         let audit = attendance.audit.clone();
-        attendance.ended.spawn(async move {
-            if let Err(error) = audit.record(vec![closed]).await {
-                tracing::error!("the end of a subscription is not in the audit log: {error}");
-            }
-        });
+        attendance
+            .ended
+            .spawn(async move { written(audit.record(vec![closed]).await) });
+    }
+}
+
+fn written<E: std::fmt::Display>(kept: Result<(), E>) {
+    if let Err(error) = kept {
+        tracing::error!("the end of a subscription is not in the audit log: {error}");
     }
 }

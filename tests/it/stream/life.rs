@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::{Bare, Got, text};
 use super::setting::{ALL, Streaming};
 use crate::binary::LIMIT;
-use crate::world::own;
+use crate::world::{Setup, own};
 
 /// Short, and apart enough to be told from each other on a busy machine.
 const TIMING: Timing = Timing {
@@ -43,7 +43,10 @@ struct Serving {
 
 impl Serving {
     async fn begin(lines: &str) -> Self {
-        let streaming = Streaming::begin(Options::default(), lines).await;
+        Self::of(Streaming::begin(Options::default(), lines).await).await
+    }
+
+    async fn of(streaming: Streaming) -> Self {
         let config = streaming.world.config();
         let owner = own(&config);
         let clock: SharedClock = Arc::new(SystemClock::start());
@@ -207,4 +210,34 @@ async fn who_is_read_to_while_the_rest_is_forgotten_is_told() {
     let again = format!("/v1/events?after={oldest}");
     assert_eq!(serving.streaming.answer(&again, Some(ALL)).await.0, 200);
     serving.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_client_that_takes_nothing_is_in_the_audit_log_all_the_same() {
+    let setup = Setup {
+        clinics: vec!["oak".to_owned(), "elm".to_owned()],
+        poll: "interval = \"1s\"\nfirst_run = \"30d\"\n".to_owned(),
+        more: "[audit]\n".to_owned(),
+        ..Setup::default()
+    };
+    let streaming = Streaming::begin_with(Options::default(), setup, "").await;
+    let serving = Serving::of(streaming).await;
+    serving.streaming.make(2_000, "treatment_plan.created");
+    serving.cycle().await;
+    let mut slow = Bare::subscribe(&serving.streaming, ALL, "oldest", Some(4096)).await;
+    assert_eq!(slow.frame().await.unwrap()["status"], "CONNECTED");
+    let Serving {
+        streaming,
+        pipeline,
+        stop,
+        task,
+        owner,
+    } = serving;
+    stop.cancel();
+    task.await.unwrap();
+    pipeline.audit.finish().await;
+    let rows = streaming.world.audit_rows();
+    let closed = rows.iter().filter(|row| row["action"] == "stream_close");
+    assert_eq!(closed.count(), 1);
+    drop((slow, pipeline, owner));
 }

@@ -36,9 +36,10 @@ const LONGEST_REFUSAL: usize = 64 << 10;
 /// Arguments of `tail`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Needs [stream] in the configuration, and a running daemon. The lines hold ids, types and times; --json prints the\n\
-                  frames whole, with what the token may see of the events.\n\n\
-                  Examples: fullscript-events tail --type 'treatment_plan.*' --clinic oak-street\n          \
+    after_help = "Needs [stream] in the configuration, and a running daemon.\n\
+                  The lines hold ids, types and times; --json prints frames whole,\n\
+                  with what the token may see of the events.\n\n\
+                  Examples: fullscript-events tail --type 'order.*' --clinic oak-street\n          \
                   fullscript-events tail --after oldest --json"
 )]
 pub(super) struct Args {

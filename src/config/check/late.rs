@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::values;
-use crate::config::LateResults;
 use crate::config::file::{Field, Section};
+use crate::config::{LateResults, SfsMode, Sink, SinkKind};
 
 /// Where late results are taken, unless the file says otherwise.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8767);
@@ -26,6 +26,33 @@ pub(super) fn read(root: &Section<'_>) -> Option<LateResults> {
         emr_api_key: emr_api_key?,
         insecure_http,
     })
+}
+
+/// Whoever awaits results has to listen for them: otherwise each is done at its deadline, and nobody knows how it went.
+pub(super) fn is_heard(root: &Section<'_>, sinks: &[Sink], listens: bool) {
+    let awaits = |sink: &&Sink| match &sink.kind {
+        SinkKind::Webhook(webhook) => webhook.sfs.as_ref().is_some_and(|sfs| {
+            matches!(
+                &sfs.mode,
+                SfsMode::Treatments {
+                    late_results: Some(_),
+                    ..
+                }
+            )
+        }),
+        SinkKind::File(_)
+        | SinkKind::Sqlite(_)
+        | SinkKind::Exec(_)
+        | SinkKind::Stdout
+        | SinkKind::Stream(_) => false,
+    };
+    if let Some(sink) = sinks.iter().find(awaits).filter(|_| !listens) {
+        root.place.warning(
+            format_args!("no [sfs], and late_results of the sink {}", sink.name),
+            "the section [sfs]: without it nobody hears the EMR's results, and what awaits one is done at its deadline",
+            None,
+        );
+    }
 }
 
 fn listen(field: &Field<'_>, insecure_http: bool) -> Option<SocketAddr> {

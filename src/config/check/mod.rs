@@ -33,6 +33,7 @@ pub(super) fn config<'a>(report: &'a Report<'a>, document: &'a DeTable<'a>) -> O
     let at = state.as_ref().map(|state| state.directory.as_path());
     let audit = audit::read(&root, at);
     let late = late::read(&root);
+    late::is_heard(&root, &sinks, late.is_some());
     root.finish();
     Some(Config {
         app: app.app?,

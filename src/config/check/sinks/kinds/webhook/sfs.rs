@@ -380,9 +380,21 @@ signature = "none"
                 "lab_order.updated",
             ),
         ] {
-            let text = format!("{HEAD}{sink}\nformat = \"sfs\"\n[sinks.sfs]\n{sfs}\n{KEYS}");
-            let loaded = config::parse(&text, Path::new("c"));
-            let loaded = loaded.unwrap_or_else(|invalid| panic!("{invalid}"));
+            let deaf = format!("{HEAD}{sink}\nformat = \"sfs\"\n[sinks.sfs]\n{sfs}\n{KEYS}");
+            let read = |text: &str| {
+                let loaded = config::parse(text, Path::new("c"));
+                loaded.unwrap_or_else(|invalid| panic!("{invalid}"))
+            };
+            let heard = |loaded: &config::Loaded| {
+                let warnings = loaded.warnings.iter();
+                warnings
+                    .filter(|of| of.found.starts_with("no [sfs]"))
+                    .count()
+            };
+            let awaits = sfs.contains("late_results");
+            assert_eq!(heard(&read(&deaf)), usize::from(awaits));
+            let loaded = read(&format!("{deaf}\n[sfs]\nemr_api_key = {{ env = \"K\" }}\n"));
+            assert_eq!(heard(&loaded), 0);
             let found: Vec<_> = loaded.warnings.iter().map(|of| of.found.as_str()).collect();
             assert_eq!(found.is_empty(), warned.is_empty(), "{found:?}");
             assert!(found.concat().ends_with(warned), "{found:?}");

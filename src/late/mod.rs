@@ -1,6 +1,6 @@
 //! Late results: what an EMR says of treatments that it accepted first and worked on afterwards (`neighbours.md` §1).
 //!
-//! The only request that comes into this program from outside. So: on loopback unless somebody says otherwise aloud;
+//! The only request from outside that changes anything here. So: on loopback unless somebody says otherwise aloud;
 //! two keys, compared in constant time, before anything of the body is read; connections, bodies and their time
 //! bounded; nothing of a body in a log or an error of ours. A result changes only what was asked of that EMR, for that
 //! clinic: it names a batch that this program made up, and treatments that were in it.

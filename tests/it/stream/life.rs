@@ -169,6 +169,7 @@ async fn who_asks_a_byte_at_a_time_is_cut_off_all_the_same() {
     let (mut heard, mut say) = slow.into_split();
     let saying = tokio::spawn(async move {
         while say.write_all(b"G").await.is_ok() {
+            // What is tested is a client that takes its time.
             tokio::time::sleep(TIMING.greeting / 8).await;
         }
     });
